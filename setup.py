@@ -1,0 +1,49 @@
+"""Package definition; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="wesp_lap",
+    version="0.1.0",
+    description="Speaker verification with layer-pooled self-supervised Transformers",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["wesp_lap", "wesp_lap.*"]),
+    package_data={"wesp_lap": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        # An uncapped torch pulls gigabytes of CUDA packages; see docs/install.md.
+        "torch>=2.6,<2.14",
+        # Older torchaudio wheels pin one exact torch and drag it in.
+        "torchaudio>=2.11",
+        "transformers>=5.0,<6",
+        "safetensors",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "soundfile>=0.12",
+        "kaldiio",
+        "webdataset",
+        "pyyaml",
+        "fire>=0.6",
+        "tqdm",
+        "matplotlib",
+        "tensorboard",
+    ],
+    extras_require={
+        # Makes the synthetic corpus of egs/mini.
+        "mini": ["espeakng-loader==0.2.4"],
+        "dev": [
+            "espeakng-loader==0.2.4",
+            "pytest>=8",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""The commands: ``python -m wesp_lap.bin.NAME --help``."""

@@ -1,0 +1,139 @@
+"""Check plain values against type annotations: the one place where options are judged."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+import yaml
+
+from wesp_lap.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys and reads 1e-5 as a number, as YAML 1.2 does."""
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if repeated:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"line {line}: key given twice: {', '.join(repeated)}")
+    return dict(
+        zip(
+            keys,
+            (loader.construct_object(value, deep=True) for _, value in node.value),
+            strict=True,
+        )
+    )
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML with safe types only; numbers such as 1e-5 are floats."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def from_text(text: str, annotation: Any, where: str) -> Any:
+    """Turn a command-line word into a value of the annotated type.
+
+    Raises:
+        ConfigError: the word does not fit; the message starts with ``where``.
+    """
+    if annotation is str:
+        return text
+    if annotation is bool and text in ("True", "False"):  # what fire makes of --flag and --noflag
+        return text == "True"
+    options = typing.get_args(annotation) or (annotation,)
+    sequence = next((one for one in (annotation, *options) if _is_sequence(one)), None)
+    if sequence is not None and not text.startswith("["):
+        if typing.get_args(sequence)[:1] == (str,):
+            return coerce(text.split(","), annotation, where)
+        text = f"[{text}]"
+    elif _accepts(annotation, str) and not _accepts(annotation, bool):
+        return None if text in ("None", "null", "") and _accepts(annotation, type(None)) else text
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: cannot read {text!r}") from error
+    return coerce(value, annotation, where)
+
+
+def coerce(value: Any, annotation: Any, where: str) -> Any:
+    """Return ``value`` as the annotated type or raise a ConfigError that names ``where``.
+
+    Known annotations: bool, int, float, str, None, unions, Literal, list[X], tuple[X, ...],
+    dict[str, X], dataclasses (built from mappings), Any.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any or (annotation is None and value is None):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _coerce_union(value, arguments, annotation, where)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+    if _is_sequence(annotation):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        item = arguments[0] if arguments else Any
+        items = [coerce(entry, item, f"{where}[{i}]") for i, entry in enumerate(value)]
+        return items if origin in (list, Sequence) else tuple(items)
+    if origin in (dict, Mapping) or annotation in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a mapping, got {value!r}")
+        return dict(value)
+    if is_dataclass(annotation):
+        from wesp_lap.config import from_mapping
+
+        return from_mapping(typing.cast(type, annotation), value, where)
+    return _coerce_scalar(value, annotation, where)
+
+
+def _coerce_union(value: Any, options: tuple[Any, ...], annotation: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return coerce(value, option, where)
+        except ConfigError:
+            if len([one for one in options if one is not type(None)]) == 1:
+                raise
+    raise ConfigError(f"{where}: {value!r} does not fit {annotation}")
+
+
+def _coerce_scalar(value: Any, annotation: Any, where: str) -> Any:
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = isinstance(value, annotation) and not (
+        isinstance(value, bool) and annotation in (int, float)
+    )
+    if not fits:
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise ConfigError(
+            f"{where}: expected {wanted.get(annotation, annotation.__name__)}, got {value!r}"
+        )
+    return value
+
+
+def _is_sequence(annotation: Any) -> bool:
+    return (typing.get_origin(annotation) or annotation) in (list, tuple, Sequence)
+
+
+def _accepts(annotation: Any, kind: type) -> bool:
+    return annotation is kind or kind in typing.get_args(annotation)

@@ -1,0 +1,204 @@
+"""YAML files to checked settings.
+
+A section ``{name: X, **options}`` is a call: ``name`` picks an entry of a room's table and the
+options are its keyword arguments, so the constructor's signature is the schema. ``base: FILE``
+inherits from another file (relative to this one); ``--a.b.c value`` overrides on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from wesp_lap.coerce import coerce, parse_yaml
+from wesp_lap.errors import ConfigError
+from wesp_lap.files import PathLike, atomic_write
+
+Built = TypeVar("Built")
+Settings = TypeVar("Settings")
+Table = Mapping[str, Callable[..., Built]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A component by name with its options, as written in the YAML."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return the section as it stands in a YAML file."""
+        return {"name": self.name, **self.options}
+
+
+def load_yaml(path: PathLike) -> dict[str, Any]:
+    """Read a YAML mapping and everything it inherits through ``base``.
+
+    Mappings merge key by key; a section whose ``name`` changes drops the inherited options;
+    lists and scalars replace.
+    """
+    return _load(Path(path), ())
+
+
+def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: inherits from itself through 'base'")
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        child = f" (named as 'base' in {seen[-1]})" if seen else ""
+        raise ConfigError(f"{path}: no such file{child}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines at the top level")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    return merge(_load(path.parent / str(base), (*seen, path.resolve())), tree)
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``change`` laid over it; see load_yaml for the rules."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in value and value["name"] != old.get("name")
+            merged[key] = dict(value) if renamed else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Lay ``{"a.b.c": "text"}`` from the command line over ``tree``; the text is read as YAML."""
+    for dotted, text in overrides.items():
+        value = parse_yaml(text) if isinstance(text, str) else text
+        for part in reversed(dotted.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return dict(tree)
+
+
+def from_mapping(cls: type[Settings], mapping: Any, where: str = "") -> Settings:
+    """Build the dataclass ``cls`` from a plain mapping, checking every key and type."""
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where or 'settings'}: expected 'key: value' entries, got {mapping!r}")
+    if cls is Section:
+        return typing.cast(Settings, _section(mapping, where))
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    prefix = f"{where}." if where else ""
+    check_names(mapping, fields, where)
+    hints = typing.get_type_hints(cls)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in mapping
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(
+            f"{where or 'settings'}: missing {', '.join(prefix + m for m in missing)}"
+        )
+    values = {key: coerce(value, hints[key], prefix + key) for key, value in mapping.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{where or 'settings'}: {error}") from error
+
+
+def _section(mapping: Mapping[str, Any], where: str) -> Section:
+    if not isinstance(mapping.get("name"), str):
+        raise ConfigError(f"{where}: expected a section with a 'name'")
+    return Section(mapping["name"], {k: v for k, v in mapping.items() if k != "name"})
+
+
+def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise a ConfigError for names that are not ``known``, with the nearest spelling."""
+    known = list(known)
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return
+    hints = []
+    for name in unknown:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hints.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+    raise ConfigError(
+        f"{where or 'settings'}: unknown {', '.join(hints)}; known: {', '.join(sorted(known))}"
+    )
+
+
+def check_section(table: Table, section: Section, where: str, given: Iterable[str] = ()) -> dict:
+    """Check a section against its constructor's signature and return the coerced options.
+
+    Args:
+        table: The room's names and constructors.
+        section: What the YAML says.
+        where: Path of the section in the settings, for messages.
+        given: Parameters that the code supplies and a YAML may not.
+    """
+    check_names([section.name], table, where)
+    constructor = table[section.name]
+    hints = typing.get_type_hints(
+        constructor.__init__ if inspect.isclass(constructor) else constructor
+    )
+    given = set(given)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in given
+    }
+    label = f"{where} '{section.name}'"
+    check_names(section.options, parameters, label)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in section.options
+    ]
+    if missing:
+        raise ConfigError(f"{label}: missing {', '.join(missing)}")
+    return {
+        key: coerce(value, hints.get(key, Any), f"{where}.{key}")
+        for key, value in section.options.items()
+    }
+
+
+def build(
+    table: Mapping[str, Callable[..., Built]], section: Section, where: str, **given: Any
+) -> Built:
+    """Call the constructor that ``section`` names with its options and the ``given`` arguments."""
+    options = check_section(table, section, where, given)
+    try:
+        return table[section.name](**options, **given)
+    except ValueError as error:
+        raise ConfigError(f"{where} '{section.name}': {error}") from error
+
+
+def to_plain(value: Any) -> Any:
+    """Turn settings back into plain mappings, lists and scalars, as a YAML file holds them."""
+    if isinstance(value, Section):
+        return to_plain(value.as_mapping())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(entry) for entry in value]
+    return value
+
+
+def save_yaml(path: PathLike, settings: Any) -> None:
+    """Write resolved settings so that load_yaml gives them back."""
+    with atomic_write(path) as stream:
+        yaml.safe_dump(to_plain(settings), stream, sort_keys=False, allow_unicode=True)
