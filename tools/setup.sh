@@ -104,7 +104,8 @@ run_logged() {
   (
     exec 9>&- >&2
     while sleep 10 &>/dev/null && kill -0 $$ 2>/dev/null; do
-      printf 'setup: %3d s: %.80s\n' "$SECONDS" "$(tail -n 1 "$log" 2>/dev/null)"
+      step=$(grep -E '^ *(Collecting|Downloading|Building|Installing) ' "$log" | tail -n 1)
+      printf 'setup: %3d s: %.60s\n' "$SECONDS" "$step"
     done
   ) &
   ticker=$!
