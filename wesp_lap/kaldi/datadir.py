@@ -8,6 +8,7 @@ import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from wesp_lap.errors import DataError, problem_list
 from wesp_lap.files import PathLike
@@ -105,7 +106,7 @@ class DataDir:
     def _run_pipe(self, recording: str, entry: str) -> Path:
         if self._pipes is None:
             self._pipes = tempfile.TemporaryDirectory(prefix="wesp_lap-")
-        target = Path(self._pipes.name, recording.replace("/", "%") + ".wav")
+        target = Path(self._pipes.name, quote(recording, safe="") + ".wav")
         if not target.exists():
             run_pipe(entry, target)
         return target

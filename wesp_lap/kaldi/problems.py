@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+Level = Literal["error", "warning"]
+
 
 @dataclass(frozen=True)
 class Problem:
     """One finding: an error stops a recipe, a warning does not."""
 
-    level: Literal["error", "warning"]
+    level: Level
     text: str
     mend: str
 

@@ -113,10 +113,7 @@ def _bad_lines(path: PathLike, lines: list[bytes]) -> str:
     bad = [
         f"{path}:{number}: {b' '.join(row).decode()!r}"
         for number, (row, has_label) in enumerate(zip(rows, with_label, strict=True), 1)
-        if len(row) < 3
-        or len(row) != width
-        or has_label != labelled
-        or not _is_finite(row[2])
+        if len(row) < 3 or len(row) != width or has_label != labelled or not _is_finite(row[2])
     ]
     form = "enroll test score target|nontarget" if labelled else "enroll test score"
     return problem_list(f"{path}: expected lines '{form}'", bad, "Score the trials again.")
