@@ -33,7 +33,6 @@ setup(
         "fire>=0.6",
         "tqdm",
         "matplotlib",
-        "tensorboard",
     ],
     extras_require={
         # Makes the synthetic corpus of egs/mini.

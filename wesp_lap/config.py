@@ -23,6 +23,8 @@ from wesp_lap.files import PathLike, atomic_write
 
 Built = TypeVar("Built")
 Settings = TypeVar("Settings")
+# Longer lists of valid names would bury the hint.
+_LISTED = 40
 Table = Mapping[str, Callable[..., Built]]
 
 
@@ -134,9 +136,8 @@ def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
     for name in unknown:
         near = difflib.get_close_matches(str(name), known, n=1)
         hints.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
-    raise ConfigError(
-        f"{where or 'settings'}: unknown {', '.join(hints)}; known: {', '.join(sorted(known))}"
-    )
+    listed = ", ".join(sorted(known)) if len(known) <= _LISTED else f"{len(known)} other names"
+    raise ConfigError(f"{where or 'settings'}: unknown {', '.join(hints)}; known: {listed}")
 
 
 def check_section(table: Table, section: Section, where: str, given: Iterable[str] = ()) -> dict:

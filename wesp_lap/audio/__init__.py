@@ -1,0 +1,1 @@
+"""Waveform in, waveform out: decoding, resampling, augmentation."""

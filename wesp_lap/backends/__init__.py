@@ -1,0 +1,20 @@
+"""Backends: the layer states of a frontend to one speaker embedding.
+
+A backend takes the tuple of N layer states, each (B, T, D), that every frontend returns and gives
+embeddings (B, E). Inside the room features are channel-last, (B, T, C), so that every 1x1
+convolution of the papers is one matrix product over contiguous memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from wesp_lap.backends.lap import LapAstp
+from wesp_lap.backends.superb import SuperbAstp
+
+BACKENDS: Mapping[str, Callable[..., nn.Module]] = {
+    "lap_astp": LapAstp,
+    "superb_astp": SuperbAstp,
+}

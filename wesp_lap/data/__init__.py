@@ -1,0 +1,1 @@
+"""Shards with their index, noise banks, and the sample stream."""

@@ -1,0 +1,15 @@
+"""Frontends: waveform (B, S) to the tuple of N layer states, each (B, T, D).
+
+One contract: ``num_layers`` (N), ``hidden_size`` (D), ``min_samples``, ``output_lengths(samples)``
+and ``forward(waves)``. State 0 is the input of the first Transformer layer, states 1..L are the
+layers' outputs, so N = L + 1. The states stay separate tensors: a backend that wants a stack makes
+it where it can be freed, and one that sums layers needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from wesp_lap.frontends.transformer import TransformerFrontend
+
+FRONTENDS: Mapping[str, Callable[..., TransformerFrontend]] = {"transformer": TransformerFrontend}

@@ -1,0 +1,125 @@
+"""Decode audio: whole files or just the samples that are wanted."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from wesp_lap.errors import DataError
+from wesp_lap.files import PathLike
+
+# What libsndfile reads; other containers go through ffmpeg.
+SOUNDFILE_SUFFIXES = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "sph"})
+_FFMPEG_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says."""
+
+    sample_rate: int
+    samples: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return self.samples / self.sample_rate
+
+
+def probe(source: PathLike | bytes, name: str = "") -> AudioInfo:
+    """Read the header of a file or of encoded bytes.
+
+    Raises:
+        DataError: it cannot be read; the message names the file.
+    """
+    label = name or _label(source)
+    try:
+        info = soundfile.info(_opened(source))
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise _unreadable(label, error) from error
+    return AudioInfo(info.samplerate, info.frames, info.channels)
+
+
+def decode(
+    source: PathLike | bytes, start: int = 0, stop: int | None = None, name: str = ""
+) -> tuple[np.ndarray, int]:
+    """Decode mono samples [start, stop) as float32 in [-1, 1], shape (S,), and the sampling rate.
+
+    Only the wanted range is decoded where the format allows seeking.
+
+    Raises:
+        DataError: unreadable, empty, not mono, or shorter than its header says.
+    """
+    label = name or _label(source)
+    if not isinstance(source, bytes) and needs_ffmpeg(source):
+        source = _through_ffmpeg(Path(source))
+    try:
+        with soundfile.SoundFile(_opened(source)) as stream:
+            if stream.channels != 1:
+                raise DataError(
+                    f"{label}: {stream.channels} channels; mono is expected. Mix down first, for "
+                    "example with 'ffmpeg -i IN -ac 1 OUT.flac'"
+                )
+            stop = stream.frames if stop is None else min(stop, stream.frames)
+            if start:
+                stream.seek(start)
+            wave = stream.read(stop - start, dtype="float32")
+            rate = int(stream.samplerate)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise _unreadable(label, error) from error
+    if len(wave) != stop - start or len(wave) == 0:
+        raise DataError(
+            f"{label}: {len(wave)} of {stop - start} samples could be decoded; the file is cut "
+            "short or damaged. Replace it or take it out of wav.scp"
+        )
+    return wave, rate
+
+
+def encode(wave: np.ndarray, sample_rate: int, suffix: str) -> bytes:
+    """Encode float samples (S,) as 16-bit "flac" or "wav" bytes."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, sample_rate, format=suffix.upper(), subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def needs_ffmpeg(path: PathLike) -> bool:
+    """Say whether a file's suffix is one that libsndfile does not read, such as .m4a."""
+    return Path(path).suffix.lower().lstrip(".") not in SOUNDFILE_SUFFIXES
+
+
+def _through_ffmpeg(path: Path) -> bytes:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise DataError(
+            f"{path}: '{path.suffix}' files are decoded by ffmpeg, which is not on PATH; install "
+            "ffmpeg or convert the corpus to FLAC or WAV"
+        )
+    command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]
+    command += ["-i", f"file:{path}", "-vn", "-f", "wav", "-c:a", "pcm_s16le", "pipe:1"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_FFMPEG_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{path}: ffmpeg did not finish in {_FFMPEG_SECONDS} s") from error
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"{path}: ffmpeg failed: {' '.join(reason)}")
+    return done.stdout
+
+
+def _opened(source: PathLike | bytes) -> io.BytesIO | str:
+    return io.BytesIO(source) if isinstance(source, bytes) else str(source)
+
+
+def _label(source: PathLike | bytes) -> str:
+    return "audio data" if isinstance(source, bytes) else str(source)
+
+
+def _unreadable(label: str, error: Exception) -> DataError:
+    return DataError(f"{label}: cannot be read as audio: {error}")

@@ -1,0 +1,67 @@
+"""Attentive statistics pooling over time, with the embedding layer behind it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_MIN_VARIANCE = 1e-4
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Attentive mean and standard deviation over frames, then a linear embedding.
+
+    The scores see each frame together with the utterance's mean and standard deviation. In
+    training, whole frames are left out of the softmax at random. Source: LAP paper, speaker
+    network; docs/methods.md, section 2.2.
+
+    Args:
+        input_dim: Channels C of the input; must be even (the bottleneck is C/2).
+        embed_dim: Size E of the embedding.
+        frame_dropout: Probability of leaving a frame out of the softmax in training.
+    """
+
+    def __init__(self, input_dim: int, embed_dim: int = 192, frame_dropout: float = 0.1) -> None:
+        super().__init__()
+        if input_dim % 2:
+            raise ValueError(f"attentive statistics pooling needs even channels, got {input_dim}")
+        if not 0 <= frame_dropout < 1:
+            raise ValueError(f"frame_dropout must lie in [0, 1), got {frame_dropout}")
+        self.frame_dropout = frame_dropout
+        self.squeeze = nn.Linear(3 * input_dim, input_dim // 2)
+        self.squeeze_norm = nn.BatchNorm1d(input_dim // 2)
+        self.score = nn.Linear(input_dim // 2, input_dim)
+        self.statistics_norm = nn.BatchNorm1d(2 * input_dim)
+        self.embedding = nn.Linear(2 * input_dim, embed_dim)
+        self.embedding_norm = nn.BatchNorm1d(embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool features (B, T, C), T >= 2, to embeddings (B, E), not length-normalised."""
+        statistics = self.statistics(x, self.attention(x))
+        return self.embedding_norm(self.embedding(self.statistics_norm(statistics)))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Return the weight of each frame per channel, (B, T, C); they sum to one over T."""
+        channels = x.shape[-1]
+        std, mean = torch.std_mean(x.float(), dim=1)
+        context = torch.cat([mean, std], dim=-1).to(x.dtype)
+        # The context is the same for all frames: its part of the product is taken once.
+        weight = self.squeeze.weight
+        hidden = F.linear(x, weight[:, :channels], self.squeeze.bias)
+        hidden = hidden + F.linear(context, weight[:, channels:]).unsqueeze(1)
+        hidden = F.relu(hidden)
+        hidden = self.squeeze_norm(hidden.flatten(0, 1)).view_as(hidden)
+        scores = self.score(hidden).float()
+        if self.training and self.frame_dropout > 0:
+            dropped = torch.rand(x.shape[:2], device=x.device) < self.frame_dropout
+            scores = scores.masked_fill(dropped.unsqueeze(-1), torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=1)
+
+    @staticmethod
+    def statistics(x: Tensor, attention: Tensor) -> Tensor:
+        """Return weighted mean and standard deviation of (B, T, C), concatenated to (B, 2C)."""
+        x = x.float()
+        mean = (attention * x).sum(dim=1)
+        variance = (attention * x.square()).sum(dim=1) - mean.square()
+        return torch.cat([mean, variance.clamp(min=_MIN_VARIANCE).sqrt()], dim=-1)

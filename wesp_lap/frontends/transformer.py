@@ -1,0 +1,185 @@
+"""Self-supervised Transformers of the transformers library as frontends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from wesp_lap.config import check_names
+from wesp_lap.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer")
+
+# States that reach the pooling need two frames, since its context is a standard deviation.
+_MIN_FRAMES = 2
+
+
+class TransformerFrontend(nn.Module):
+    """WavLM, HuBERT, wav2vec 2.0 or Wav2Vec2-Conformer, with all of its layer states.
+
+    Exactly one of ``weights`` and ``config`` is given. Source: docs/methods.md, section 1.
+
+    Args:
+        weights: A model name on the hub or a local directory written by ``save_pretrained``.
+        config: Settings of a model with random weights: ``model_type`` and any key of that
+            type's configuration class.
+        normalize_wav: Bring each utterance to zero mean and unit variance.
+        spec_augment: Mask frames in training; null keeps what the model's configuration says.
+        layerdrop: Probability of skipping a layer in training; null keeps the configuration's.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        config: dict[str, Any] | None = None,
+        normalize_wav: bool = False,
+        spec_augment: bool | None = None,
+        layerdrop: float | None = None,
+    ) -> None:
+        super().__init__()
+        if (weights is None) == (config is None):
+            raise ConfigError("frontend: give either 'weights' or 'config'")
+        self.normalize_wav = normalize_wav
+        changes: dict[str, Any] = {}
+        if spec_augment is not None:
+            changes["apply_spec_augment"] = spec_augment
+        if layerdrop is not None:
+            changes["layerdrop"] = layerdrop
+        if weights is not None:
+            self.model = _from_weights(weights, changes)
+        else:
+            self.model = _from_config({**(config or {}), **changes})
+        self.num_layers = int(self.model.config.num_hidden_layers) + 1
+        self.hidden_size = int(self.model.config.hidden_size)
+        self.min_samples = self._samples_for(_MIN_FRAMES)
+        self.frozen = False
+        if not self.model.config.apply_spec_augment:
+            # Without masking it never gets a gradient, which DDP would wait for.
+            self._parameter("masked_spec_embed").requires_grad_(False)
+
+    @property
+    def has_random_depth(self) -> bool:
+        """True when some parameters may get no gradient in a training step."""
+        config = self.model.config
+        return bool(config.layerdrop > 0 or config.apply_spec_augment)
+
+    def options(self) -> dict[str, Any]:
+        """Return constructor options that rebuild this frontend without its original weights."""
+        config = self.model.config.to_diff_dict()
+        for key in ("transformers_version", "architectures", "dtype", "torch_dtype"):
+            config.pop(key, None)
+        config["model_type"] = self.model.config.model_type
+        return {"config": config, "normalize_wav": self.normalize_wav}
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Keep the weights fixed and the model in evaluation mode, or undo that."""
+        self.frozen = frozen
+        self.model.requires_grad_(not frozen)
+        if not frozen and not self.model.config.apply_spec_augment:
+            self._parameter("masked_spec_embed").requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TransformerFrontend:
+        """Switch the mode; a frozen frontend stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def output_lengths(self, samples: int) -> int:
+        """Return the number of frames T for a number of samples."""
+        for kernel, stride in self._convolutions():
+            samples = (samples - kernel) // stride + 1
+        return max(samples, 0)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, ...]:
+        """Map waveforms (B, S), S >= ``min_samples``, to N states (B, T, D)."""
+        if self.normalize_wav:
+            std, mean = torch.std_mean(waves, dim=-1, keepdim=True, correction=0)
+            waves = (waves - mean) / (std.square() + 1e-7).sqrt()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            output = self.model(waves, output_hidden_states=True, return_dict=True)
+        return output.hidden_states
+
+    def _parameter(self, name: str) -> nn.Parameter:
+        return self.model.get_parameter(name)
+
+    def _convolutions(self) -> Iterator[tuple[int, int]]:
+        config = self.model.config
+        return zip(config.conv_kernel, config.conv_stride, strict=True)
+
+    def _samples_for(self, frames: int) -> int:
+        for kernel, stride in reversed(list(self._convolutions())):
+            frames = (frames - 1) * stride + kernel
+        return frames
+
+
+def _auto_classes() -> tuple[Any, Any]:
+    # Imported here: transformers' speech models cost seconds that other commands need not pay.
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoConfig, AutoModel
+
+
+def _check_type(model_type: object, where: str) -> None:
+    if model_type not in MODEL_TYPES:
+        raise ConfigError(
+            f"{where}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
+        )
+
+
+def _from_config(options: dict[str, Any]) -> PreTrainedModel:
+    auto_config, auto_model = _auto_classes()
+    options = dict(options)
+    model_type = options.pop("model_type", None)
+    _check_type(model_type, "frontend.config")
+    known = auto_config.for_model(model_type).to_dict()
+    check_names(options, known, "frontend.config")
+    try:
+        return auto_model.from_config(auto_config.for_model(model_type, **options))
+    except ValueError as error:
+        raise ConfigError(f"frontend.config: {error}") from error
+
+
+def _from_weights(weights: str, changes: dict[str, Any]) -> PreTrainedModel:
+    auto_config, auto_model = _auto_classes()
+    try:
+        config: PretrainedConfig = auto_config.from_pretrained(weights)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_not_found(weights, error)) from error
+    _check_type(config.model_type, weights)
+    config.update(changes)
+    try:
+        model, report = auto_model.from_pretrained(
+            weights, config=config, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(_not_found(weights, error)) from error
+    missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
+    if missing or report["mismatched_keys"]:
+        names = [*missing, *map(str, report["mismatched_keys"])]
+        raise ConfigError(
+            f"{weights}: {len(names)} tensors of the {config.model_type} model are missing or of "
+            f"another shape: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        )
+    return model
+
+
+def _not_found(weights: str, error: Exception) -> str:
+    cache = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"frontend weights '{weights}' cannot be loaded: {reason} Looked for a local directory of "
+        f"that name and in the hub cache under {cache}. Without network, download the model "
+        "elsewhere ('hf download NAME --local-dir DIR') and give DIR as the frontend's weights."
+    )

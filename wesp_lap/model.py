@@ -1,0 +1,145 @@
+"""SpeakerModel: a frontend and a backend, built from one settings object, saved as a directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import wesp_lap
+from wesp_lap.backends import BACKENDS
+from wesp_lap.config import Section, build, check_section, from_mapping, to_plain
+from wesp_lap.errors import DataError
+from wesp_lap.files import PathLike, atomic_write, read_json, write_json
+from wesp_lap.frontends import FRONTENDS
+from wesp_lap.tensors import load_module, save_tensors
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What it takes to build a SpeakerModel."""
+
+    frontend: Section
+    backend: Section
+
+    def check(self) -> None:
+        """Check names and options without building anything."""
+        check_section(FRONTENDS, self.frontend, "frontend")
+        check_section(BACKENDS, self.backend, "backend", ("num_layers", "input_dim"))
+
+
+class SpeakerModel(nn.Module):
+    """Waveform to speaker embedding.
+
+    Args:
+        settings: Names and options of frontend and backend.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.backend_section = settings.backend
+        self.frontend = build(FRONTENDS, settings.frontend, "frontend")
+        self.backend = build(
+            BACKENDS,
+            settings.backend,
+            "backend",
+            num_layers=self.frontend.num_layers,
+            input_dim=self.frontend.hidden_size,
+        )
+
+    @property
+    def embed_dim(self) -> int:
+        """Size E of the embedding."""
+        return self.backend.embed_dim  # type: ignore[return-value]
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """Map waveforms (B, S) at 16 kHz in [-1, 1] to embeddings (B, E)."""
+        return self.backend(self.frontend(waves))
+
+    @torch.inference_mode()
+    def embed(self, wave: Tensor) -> Tensor:
+        """Return the embedding (E,) of one waveform (S,), in float32 and evaluation mode.
+
+        A waveform too short for two frames is repeated until it is long enough.
+
+        Raises:
+            DataError: the waveform is empty or holds NaN or infinite samples.
+        """
+        if wave.numel() == 0:
+            raise DataError("the waveform is empty")
+        if not torch.isfinite(wave).all():
+            raise DataError("the waveform holds NaN or infinite samples")
+        was_training = self.training
+        self.eval()
+        repeats = -(-self.frontend.min_samples // wave.numel())
+        device = next(self.parameters()).device
+        embedding = self(wave.repeat(max(repeats, 1)).unsqueeze(0).to(device)).squeeze(0)
+        self.train(was_training)
+        return embedding.float()
+
+    def settings(self) -> ModelSettings:
+        """Return settings that rebuild this model without the frontend's original weights."""
+        return ModelSettings(Section("transformer", self.frontend.options()), self.backend_section)
+
+    def save_pretrained(self, folder: PathLike, card: str | None = None) -> None:
+        """Write ``config.json``, ``model.safetensors`` and ``README.md`` into ``folder``."""
+        target = Path(folder)
+        save_tensors(target / WEIGHTS_FILE, self.state_dict())
+        write_json(target / CONFIG_FILE, self.describe())
+        with atomic_write(target / "README.md") as stream:
+            stream.write(card or self.model_card())
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``config.json`` holds."""
+        return {
+            "wesp_lap_version": wesp_lap.__version__,
+            "sample_rate": SAMPLE_RATE,
+            "embed_dim": self.embed_dim,
+            **to_plain(self.settings()),
+        }
+
+    def model_card(self, results: str = "") -> str:
+        """Return a model card in Markdown with front matter."""
+        parameters = sum(p.numel() for p in self.parameters())
+        frontend = sum(p.numel() for p in self.frontend.parameters())
+        return (
+            "---\nlibrary_name: wesp_lap\npipeline_tag: audio-classification\n"
+            "tags:\n- speaker-verification\n---\n\n# Speaker embedding model\n\n"
+            f"| part | name | parameters |\n|---|---|---|\n"
+            f"| frontend | {self.frontend.model.config.model_type} | {frontend:,} |\n"
+            f"| backend | {self.backend_section.name} | {parameters - frontend:,} |\n\n"
+            f"Input: mono speech at {SAMPLE_RATE} Hz as float32 in [-1, 1]. "
+            f"Output: an embedding of {self.embed_dim} numbers, not length-normalised; compare two "
+            "by their cosine.\n\n```python\nimport soundfile, torch\n"
+            "from wesp_lap.model import SpeakerModel\n\n"
+            'model = SpeakerModel.from_pretrained("DIR")\n'
+            'wave, rate = soundfile.read("speech.wav", dtype="float32")\n'
+            f"assert rate == {SAMPLE_RATE}\nembedding = model.embed(torch.from_numpy(wave))\n```\n"
+            + results
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: PathLike) -> SpeakerModel:
+        """Load a directory written by save_pretrained, in evaluation mode.
+
+        Raises:
+            DataError: a file is missing or damaged, or tensors do not fit; the names are given.
+        """
+        source = Path(folder)
+        if not (source / CONFIG_FILE).is_file():
+            raise DataError(f"{source}: no speaker model here ({CONFIG_FILE} is missing)")
+        config = read_json(source / CONFIG_FILE)
+        try:
+            parts = {part: config[part] for part in ("frontend", "backend")}
+        except KeyError as error:
+            raise DataError(f"{source / CONFIG_FILE}: {error} is missing") from error
+        model = cls(from_mapping(ModelSettings, parts, str(source / CONFIG_FILE)))
+        load_module(model, source / WEIGHTS_FILE)
+        return model.eval()

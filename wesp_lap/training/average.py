@@ -1,0 +1,33 @@
+"""The mean of several checkpoints as one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from wesp_lap.errors import DataError
+from wesp_lap.model import SpeakerModel
+from wesp_lap.tensors import fit_module, load_tensors
+
+
+def average_models(folders: Sequence[Path]) -> SpeakerModel:
+    """Average the weights of SpeakerModel directories of one architecture.
+
+    Floating-point tensors are averaged in float64; counters are taken from the last one.
+    """
+    if not folders:
+        raise DataError("there is no checkpoint to average")
+    parts = [load_tensors(folder / "model.safetensors") for folder in folders]
+    model = SpeakerModel.from_pretrained(folders[-1])
+    for part, folder in zip(parts, folders, strict=True):
+        fit_module(model, part, str(folder))
+    mean = {
+        name: torch.stack([part[name].double() for part in parts]).mean(dim=0).to(last.dtype)
+        if last.is_floating_point()
+        else last
+        for name, last in parts[-1].items()
+    }
+    fit_module(model, mean, "average")
+    return model

@@ -1,0 +1,103 @@
+"""What a training run tells: log lines for people, metrics.jsonl for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wesp_lap.data.stream import Batch
+from wesp_lap.log import get_logger
+from wesp_lap.training.distributed import Process
+from wesp_lap.training.settings import TrainSettings
+
+
+class Meter:
+    """Sums up the steps between two log lines.
+
+    Args:
+        path: ``metrics.jsonl``; lines are appended, one per log line.
+        process: Values are averaged over all processes.
+        settings: Batch size, crop length and logging interval.
+    """
+
+    def __init__(self, path: Path, process: Process, settings: TrainSettings) -> None:
+        self._path = path
+        self._process = process
+        self._settings = settings
+        self._sums = torch.zeros(2, device=process.device)
+        self._steps = 0
+        self._waited = 0.0
+        self._since = time.monotonic()
+
+    def timed(self, batches: Iterator[Batch], first: int) -> Iterator[tuple[int, Batch]]:
+        """Number the batches from ``first`` and measure how long each one is waited for."""
+        step = first
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield step, batch
+            step += 1
+
+    def add(
+        self,
+        epoch: int,
+        step: int,
+        steps_per_epoch: int,
+        loss: Tensor,
+        accuracy: Tensor,
+        lr: float,
+        margin: float,
+    ) -> None:
+        """Take in a step; log when the interval is full or the epoch ends."""
+        self._sums += torch.stack([loss, accuracy])
+        self._steps += 1
+        last = step + 1 == steps_per_epoch
+        if self._steps < self._settings.training.log_every and not last:
+            return
+        loss_mean, accuracy_mean = (self._process.mean(self._sums) / self._steps).tolist()
+        seconds = time.monotonic() - self._since
+        rate = self._steps * self._settings.data.batch_size / seconds
+        record = {
+            "epoch": epoch + 1,
+            "step": step + 1,
+            "steps_per_epoch": steps_per_epoch,
+            "lr": lr,
+            "margin": round(margin, 6),
+            "loss": round(loss_mean, 6),
+            "accuracy": round(accuracy_mean, 6),
+            "utterances_per_second": round(rate, 2),
+            "audio_seconds_per_second": round(rate * self._settings.data.crop_seconds, 2),
+            "data_wait": round(self._waited / seconds, 4),
+            "seconds": round(seconds, 3),
+        }
+        if self._process.is_main:
+            self._write(record)
+        self._sums.zero_()
+        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
+
+    def _write(self, record: dict) -> None:
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+        get_logger().info(
+            "epoch %d/%d step %d/%d | lr %.2e | margin %.3f | loss %.3f | accuracy %.1f %% | "
+            "%.0f utt/s | %.0f s audio/s | data wait %.0f %%",
+            record["epoch"],
+            self._settings.training.epochs,
+            record["step"],
+            record["steps_per_epoch"],
+            record["lr"],
+            record["margin"],
+            record["loss"],
+            100 * record["accuracy"],
+            record["utterances_per_second"],
+            record["audio_seconds_per_second"],
+            100 * record["data_wait"],
+        )

@@ -1,0 +1,155 @@
+"""Where a phase starts from: fresh weights, an earlier phase, or its own newest checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wesp_lap.audio.augment import SPEED_FACTORS
+from wesp_lap.config import Section, build
+from wesp_lap.data.index import Utterances
+from wesp_lap.data.stream import speaker_classes
+from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.log import get_logger
+from wesp_lap.losses import LOSSES
+from wesp_lap.model import SpeakerModel
+from wesp_lap.tensors import fit_module, load_module, load_tensors
+from wesp_lap.training.checkpoint import (
+    CLASSIFIER_FILE,
+    CheckpointFolder,
+    Moment,
+    read_speakers,
+    restore,
+)
+from wesp_lap.training.optimizers import OPTIMIZERS
+from wesp_lap.training.settings import TrainSettings
+
+
+@dataclass
+class Phase:
+    """Everything that training changes, and the moment it has reached."""
+
+    model: SpeakerModel
+    classifier: nn.Module
+    speakers: dict[str, int]
+    optimizer: Optimizer
+    moment: Moment
+
+
+def open_phase(
+    settings: TrainSettings,
+    checkpoints: CheckpointFolder,
+    utterances: Utterances,
+) -> Phase:
+    """Build or restore a phase.
+
+    Args:
+        settings: Checked settings.
+        checkpoints: Where this phase keeps its own; the newest is resumed.
+        utterances: Training data; its speakers must be in the map of the start, if there is one.
+    """
+    own = checkpoints.newest()
+    if own is not None:
+        return _resume(settings, checkpoints, own)
+    if settings.init_from is not None:
+        return _follow(settings, _checkpoint_of(Path(settings.init_from)))
+    speakers = speaker_classes(utterances)
+    copies = len(SPEED_FACTORS) if settings.data.augment.speed_perturb else 1
+    model = SpeakerModel(settings.model)
+    classifier = _classifier(settings, model, copies * len(speakers))
+    return Phase(model, classifier, speakers, _optimizer(settings, model, classifier), Moment(0))
+
+
+def _resume(settings: TrainSettings, checkpoints: CheckpointFolder, moment: Moment) -> Phase:
+    source = checkpoints.path(moment)
+    get_logger().info("resuming from %s", source)
+    model = _saved_model(settings, source)
+    classifier = _classifier(settings, model, _classes_of(source))
+    optimizer = _optimizer(settings, model, classifier)
+    restore(source, model, classifier, optimizer)
+    return Phase(model, classifier, read_speakers(source), optimizer, moment)
+
+
+def _follow(settings: TrainSettings, source: Path) -> Phase:
+    """Start a phase from the end of an earlier one, with a fresh optimizer."""
+    get_logger().info("starting from %s", source)
+    model = _saved_model(settings, source)
+    speakers = read_speakers(source)
+    tensors = load_tensors(source / CLASSIFIER_FILE)
+    if settings.training.classifier == "slice_1x":
+        tensors = {name: _first_classes(t, len(speakers)) for name, t in tensors.items()}
+    classes = tensors["weight"].shape[-1]
+    if settings.data.augment.speed_perturb and classes < len(SPEED_FACTORS) * len(speakers):
+        raise ConfigError(
+            f"data.augment.speed_perturb: the classifier of {source} has {classes} classes for "
+            f"{len(speakers)} speakers, none for perturbed speeds; switch it off in this phase"
+        )
+    classifier = _classifier(settings, model, classes)
+    fit_module(classifier, tensors, str(source / CLASSIFIER_FILE))
+    load_module(model, source / "model.safetensors")
+    return Phase(model, classifier, speakers, _optimizer(settings, model, classifier), Moment(0))
+
+
+def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
+    """Build the model a checkpoint was saved with; the settings of this phase must agree."""
+    saved = SpeakerModel.from_pretrained(source)
+    if saved.backend_section != settings.backend:
+        raise ConfigError(
+            f"backend: these settings say {settings.backend.as_mapping()}, but {source} was "
+            f"trained with {saved.backend_section.as_mapping()}"
+        )
+    options = dict(settings.frontend.options)
+    if options.get("weights") is None:
+        return _same_or_error(SpeakerModel(settings.model), saved, source)
+    # The weights come from the checkpoint; the options for training from this phase's settings.
+    options = {**saved.frontend.options(), **{k: v for k, v in options.items() if k != "weights"}}
+    options["config"] = saved.frontend.options()["config"]
+    return SpeakerModel(
+        type(settings.model)(Section(settings.frontend.name, options), settings.backend)
+    )
+
+
+def _same_or_error(model: SpeakerModel, saved: SpeakerModel, source: Path) -> SpeakerModel:
+    ours = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    theirs = {name: tuple(t.shape) for name, t in saved.state_dict().items()}
+    if ours != theirs:
+        raise ConfigError(f"frontend: these settings build another model than {source} holds")
+    return model
+
+
+def _checkpoint_of(path: Path) -> Path:
+    if (path / "checkpoints").is_dir():
+        folder = CheckpointFolder(path / "checkpoints")
+        moment = folder.newest()
+        if moment is not None:
+            return folder.path(moment)
+    if (path / CLASSIFIER_FILE).is_file():
+        return path
+    raise DataError(f"init_from {path}: neither an experiment directory nor a checkpoint")
+
+
+def _classes_of(source: Path) -> int:
+    return int(load_tensors(source / CLASSIFIER_FILE)["weight"].shape[-1])
+
+
+def _first_classes(tensor: Tensor, classes: int) -> Tensor:
+    return tensor[..., :classes]
+
+
+def _classifier(settings: TrainSettings, model: SpeakerModel, classes: int) -> nn.Module:
+    return build(LOSSES, settings.loss, "loss", embed_dim=model.embed_dim, num_classes=classes)
+
+
+def _optimizer(settings: TrainSettings, model: SpeakerModel, classifier: nn.Module) -> Optimizer:
+    """Two groups, frontend and the rest, each with its factor on the scheduled learning rate."""
+    model.frontend.freeze(settings.training.freeze_frontend)
+    frontend = [p for p in model.frontend.parameters() if p.requires_grad]
+    rest = [*model.backend.parameters(), *classifier.parameters()]
+    groups = [{"params": rest, "lr_factor": 1.0}]
+    if frontend:
+        factor = settings.training.frontend_lr_factor
+        groups.append({"params": frontend, "lr_factor": factor})
+    return build(OPTIMIZERS, settings.optimizer, "optimizer", parameters=groups, lr=0.0)

@@ -1,0 +1,96 @@
+"""Settings of a training phase, and everything that can be checked before time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wesp_lap.config import Section, apply_overrides, check_section, from_mapping, load_yaml
+from wesp_lap.data.stream import StreamSettings
+from wesp_lap.files import PathLike
+from wesp_lap.losses import LOSSES
+from wesp_lap.losses.margin_schedule import MarginSettings
+from wesp_lap.model import ModelSettings
+from wesp_lap.training.lr_schedules import LR_SCHEDULES
+from wesp_lap.training.optimizers import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How one phase is trained.
+
+    Args:
+        epochs: Passes over the data.
+        freeze_frontend: Keep the frontend's weights, in evaluation mode (phase 1).
+        frontend_lr_factor: Learning rate of the frontend relative to the rest.
+        classifier: What happens to the classes of perturbed speeds when a phase starts from an
+            earlier one: keep them all, or keep those of the original speed.
+        precision: Autocast type; "fp16" only on a GPU.
+        grad_clip: Largest norm of the gradient; 0 switches clipping off.
+        accumulate: Chunks that a process's share of the batch is computed in.
+        sync_batchnorm: Batch statistics over all GPUs (has no effect on CPU).
+        log_every: Steps between log lines.
+        checkpoint_every: Steps between checkpoints inside an epoch; 0 saves at epoch ends only.
+        keep_checkpoints: Epoch-end checkpoints that stay, counted from the newest; averaging can
+            use as many.
+        max_bad_steps: Steps with a loss that is not finite that are skipped before training stops.
+    """
+
+    epochs: int = 10
+    freeze_frontend: bool = False
+    frontend_lr_factor: float = 1.0
+    classifier: Literal["keep_3x", "slice_1x"] = "keep_3x"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    grad_clip: float = 0.0
+    accumulate: int = 1
+    sync_batchnorm: bool = True
+    log_every: int = 100
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 5
+    max_bad_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.accumulate < 1 or self.keep_checkpoints < 1:
+            raise ValueError("epochs, accumulate and keep_checkpoints must be at least 1")
+        if self.log_every < 1 or self.checkpoint_every < 0 or self.grad_clip < 0:
+            raise ValueError("log_every >= 1, checkpoint_every >= 0 and grad_clip >= 0 are needed")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All settings of a phase, as its YAML file holds them.
+
+    ``init_from`` is the experiment directory of the phase before, or one of its checkpoints.
+    """
+
+    frontend: Section
+    backend: Section
+    loss: Section
+    optimizer: Section
+    lr_schedule: Section
+    data: StreamSettings
+    margin: MarginSettings = field(default_factory=MarginSettings)
+    training: LoopSettings = field(default_factory=LoopSettings)
+    seed: int = 42
+    init_from: str | None = None
+
+    @property
+    def model(self) -> ModelSettings:
+        """The sections that the model is built from."""
+        return ModelSettings(self.frontend, self.backend)
+
+    def check(self) -> None:
+        """Check the names and options of all sections."""
+        self.model.check()
+        check_section(LOSSES, self.loss, "loss", ("embed_dim", "num_classes"))
+        check_section(OPTIMIZERS, self.optimizer, "optimizer", ("parameters", "lr"))
+        check_section(LR_SCHEDULES, self.lr_schedule, "lr_schedule")
+
+
+def load_settings(path: PathLike, overrides: Mapping[str, str] | None = None) -> TrainSettings:
+    """Read, inherit, override and check the settings of a phase."""
+    tree: dict[str, Any] = apply_overrides(load_yaml(path), overrides or {})
+    settings = from_mapping(TrainSettings, tree)
+    settings.check()
+    return settings

@@ -1,0 +1,278 @@
+"""The training loop of one phase: one process or many, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wesp_lap.config import build, load_yaml, save_yaml, to_plain
+from wesp_lap.data.index import load_utterances
+from wesp_lap.data.stream import Batch, SampleStream, make_stream
+from wesp_lap.errors import ConfigError, WespError
+from wesp_lap.files import PathLike
+from wesp_lap.log import get_logger, set_up_logging
+from wesp_lap.losses.margin_softmax import LossOutput
+from wesp_lap.seeding import generator
+from wesp_lap.training.checkpoint import CheckpointFolder, Moment
+from wesp_lap.training.distributed import Process, process_group
+from wesp_lap.training.lr_schedules import LR_SCHEDULES
+from wesp_lap.training.meter import Meter
+from wesp_lap.training.phase import Phase, open_phase
+from wesp_lap.training.settings import TrainSettings
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# What may differ between a run and its resumption without changing the result.
+_FREE_SETTINGS = (("data", "num_workers"), ("training", "log_every"))
+
+
+class TrainingStep(nn.Module):
+    """Model and classifier as one module, so that DDP sees one forward call."""
+
+    def __init__(self, model: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.classifier = classifier
+
+    def forward(self, waves: Tensor, labels: Tensor, margin: float, penalty: float) -> LossOutput:
+        """Return the loss of crops (B, S) with class labels (B,)."""
+        return self.classifier(self.model(waves), labels, margin, penalty)
+
+
+class Trainer:
+    """Runs a phase from the moment it has reached to its end."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        phase: Phase,
+        stream: SampleStream,
+        checkpoints: CheckpointFolder,
+        process: Process,
+        exp_dir: Path,
+    ) -> None:
+        self._settings = settings
+        self._phase = phase
+        self._stream = stream
+        self._checkpoints = checkpoints
+        self._process = process
+        self._lr_schedule = build(LR_SCHEDULES, settings.lr_schedule, "lr_schedule")
+        self._steps_per_epoch = stream.plan.steps_per_epoch
+        self._total_steps = settings.training.epochs * self._steps_per_epoch
+        self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
+        self._scaler = torch.amp.GradScaler(
+            process.device.type, enabled=settings.training.precision == "fp16"
+        )
+        self._bad_steps = 0
+        self._meter = Meter(exp_dir / "metrics.jsonl", process, settings)
+
+    def run(self) -> None:
+        """Train until the last epoch is done, saving as the settings say."""
+        settings, moment = self._settings.training, self._phase.moment
+        frozen = self._frontend_weights() if settings.freeze_frontend else {}
+        if moment == Moment(0):
+            self._save(moment)
+        for epoch in range(moment.epoch, settings.epochs):
+            first = moment.step if epoch == moment.epoch else 0
+            self._network.train()
+            for step, batch in self._meter.timed(self._stream.epoch(epoch, first), first):
+                self._step(epoch, step, batch)
+                every = settings.checkpoint_every
+                if every and (step + 1) % every == 0 and step + 1 < self._steps_per_epoch:
+                    self._save(Moment(epoch, step + 1))
+            self._save(Moment(epoch + 1))
+        self._check_frozen(frozen)
+
+    def _step(self, epoch: int, step: int, batch: Batch) -> None:
+        settings = self._settings
+        done = epoch * self._steps_per_epoch + step
+        margin = settings.margin.margin(done, self._steps_per_epoch)
+        penalty = settings.margin.penalty_for(margin)
+        lr = self._lr_schedule.lr(done, self._total_steps)
+        optimizer = self._phase.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_factor"]
+        seed_step(settings.seed, epoch, step, self._process.rank)
+        optimizer.zero_grad(set_to_none=True)
+        loss, correct = self._accumulate(batch, margin, penalty)
+        if self._process.all_true(torch.isfinite(loss)):
+            self._update(optimizer)
+        else:
+            self._skip(epoch, step, batch)
+        self._meter.add(epoch, step, self._steps_per_epoch, loss, correct, lr, margin)
+
+    def _accumulate(self, batch: Batch, margin: float, penalty: float) -> tuple[Tensor, Tensor]:
+        """Forward and backward in chunks; return mean loss and margin-free accuracy."""
+        chunks = self._settings.training.accumulate
+        device = self._process.device
+        waves = batch.waves.to(device, non_blocking=True).chunk(chunks)
+        labels = batch.labels.to(device, non_blocking=True).chunk(chunks)
+        dtype = _AUTOCAST.get(self._settings.training.precision)
+        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        for index, (wave, label) in enumerate(zip(waves, labels, strict=True)):
+            share = len(label) / len(batch.labels)
+            with self._no_sync(index < len(waves) - 1):
+                with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                    output = self._network(wave, label, margin, penalty)
+                self._scaler.scale(output.loss * share).backward()
+            total += output.loss.detach() * share
+            hits = output.cosine.detach().argmax(dim=1) == label
+            correct += hits.sum() / len(batch.labels)
+        return total, correct
+
+    def _no_sync(self, inside: bool) -> contextlib.AbstractContextManager:
+        if inside and isinstance(self._network, DistributedDataParallel):
+            return self._network.no_sync()
+        return contextlib.nullcontext()
+
+    def _update(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._settings.training.grad_clip > 0:
+            self._scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self._settings.training.grad_clip)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def _skip(self, epoch: int, step: int, batch: Batch) -> None:
+        """Leave the weights as they are after a loss that is not finite; stop when it goes on."""
+        self._bad_steps += 1
+        get_logger().warning(
+            "epoch %d step %d: the loss is not finite; step skipped. Utterances: %s",
+            epoch + 1,
+            step,
+            " ".join(batch.keys[:8]),
+        )
+        if self._bad_steps > self._settings.training.max_bad_steps:
+            raise WespError(
+                f"{self._bad_steps} steps with a loss that is not finite; lower the learning rate, "
+                "set training.grad_clip, or use precision fp32"
+            )
+
+    def _save(self, moment: Moment) -> None:
+        self._phase.moment = moment
+        if self._process.is_main:
+            phase = self._phase
+            self._checkpoints.save(
+                moment, phase.model, phase.classifier, phase.speakers, phase.optimizer
+            )
+        self._process.barrier()
+
+    def _distribute(self, network: TrainingStep) -> nn.Module:
+        network.to(self._process.device)
+        if self._process.world_size == 1:
+            return network
+        ids = None
+        if self._process.device.type == "cuda":
+            ids = [self._process.device.index]
+            if self._settings.training.sync_batchnorm:
+                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        model = self._phase.model
+        unused = model.frontend.has_random_depth and not model.frontend.frozen
+        return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=unused)
+
+    def _frontend_weights(self) -> dict[str, Tensor]:
+        state = self._phase.model.frontend.state_dict()
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def _check_frozen(self, before: Mapping[str, Tensor]) -> None:
+        after = self._phase.model.frontend.state_dict()
+        changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+        if changed:
+            raise WespError(f"a frozen frontend has changed: {', '.join(changed[:5])}")
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Seed dropout, LayerDrop and SpecAugment by where they happen, so that a resume repeats them.
+
+    transformers draws its masks from NumPy's global generator.
+    """
+    state = int(generator(seed, epoch, step, rank).integers(2**32))
+    torch.manual_seed(state)
+    np.random.seed(state)
+
+
+def train(settings: TrainSettings, exp_dir: PathLike) -> None:
+    """Train one phase in ``exp_dir``, or go on with it where it stopped.
+
+    Raises:
+        WespError: settings, data or an earlier run do not fit; before any training time is spent.
+    """
+    folder = Path(exp_dir)
+    with process_group() as process:
+        folder.mkdir(parents=True, exist_ok=True)
+        set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
+        checkpoints = CheckpointFolder(folder / "checkpoints", settings.training.keep_checkpoints)
+        _keep_settings(settings, folder, process)
+        utterances = load_utterances(settings.data.shards)
+        torch.manual_seed(settings.seed)
+        phase = open_phase(settings, checkpoints, utterances)
+        if phase.moment.epoch >= settings.training.epochs:
+            get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
+            return
+        stream = make_stream(
+            utterances,
+            phase.speakers,
+            settings.data,
+            settings.seed,
+            process.rank,
+            process.world_size,
+        )
+        _describe(phase, stream, utterances, process)
+        Trainer(settings, phase, stream, checkpoints, process, folder).run()
+
+
+def _new_log(folder: Path) -> Path:
+    """Return a log file that no earlier run has written: train.log, train.2.log, ..."""
+    number = 1
+    while (path := folder / ("train.log" if number == 1 else f"train.{number}.log")).exists():
+        number += 1
+    return path
+
+
+def _keep_settings(settings: TrainSettings, folder: Path, process: Process) -> None:
+    """Write the resolved settings once; a run that goes on must have the same."""
+    path = folder / "config.yaml"
+    plain = to_plain(settings)
+    if path.exists():
+        differences = list(_differences(load_yaml(path), plain))
+        if differences:
+            raise ConfigError(
+                f"{folder} was started with other settings ({'; '.join(differences)}); give "
+                "another --exp_dir, or remove this one"
+            )
+    process.barrier()
+    if process.is_main and not path.exists():
+        save_yaml(path, plain)
+
+
+def _differences(old: Any, new: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), (*where, key))
+    elif old != new and where not in _FREE_SETTINGS:
+        yield f"{'.'.join(where)}: {json.dumps(old)} there, {json.dumps(new)} now"
+
+
+def _describe(phase: Phase, stream: SampleStream, utterances: Any, process: Process) -> None:
+    parameters = sum(p.numel() for p in phase.model.parameters())
+    trained = sum(p.numel() for group in phase.optimizer.param_groups for p in group["params"])
+    get_logger().info(
+        "%d utterances, %.2f h, %d speakers; %s parameters, %s trained (with the classifier); "
+        "%d steps per epoch on %d x %s",
+        len(utterances),
+        utterances.seconds / 3600,
+        len(phase.speakers),
+        f"{parameters:,}",
+        f"{trained:,}",
+        stream.plan.steps_per_epoch,
+        process.world_size,
+        process.device.type,
+    )
