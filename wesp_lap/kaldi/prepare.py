@@ -73,14 +73,21 @@ def prepare_data_dir(
         get_logger().warning("%s\n%s", report.summary(), format_problems(report.problems))
     data = _resolved(report.data, target, report.lengths, sample_rate)
     stamp.path.unlink(missing_ok=True)
-    for path in [target / name for name in _TABLES] + _existing_further(target):
-        path.unlink(missing_ok=True)
-    names = _copy_further_tables(data, source, target)
-    data.write(target)
-    outputs = [target / name for name in (*_TABLES, *names)]
-    stamp.write(path for path in outputs if path.exists())
+    stamp.write(_write_tables(data, source, target))
     get_logger().info("%s: %d utterances", target, len(data.utt2spk))
     return True
+
+
+def _write_tables(data: DataDir, source: Path, target: Path) -> list[Path]:
+    """Write all tables, remove those of an earlier run, and return what is there now."""
+    earlier = [target / name for name in _TABLES]
+    if target.is_dir():
+        earlier += further_tables(target)
+    for path in earlier:
+        path.unlink(missing_ok=True)
+    further = _copy_further_tables(data, source, target)
+    data.write(target)
+    return further + [path for path in earlier[: len(_TABLES)] if path.exists()]
 
 
 def _refuse_foreign(source: Path, target: Path, stamp: Stamp) -> None:
@@ -128,17 +135,13 @@ def _keep_output(name: str, entry: str, target: Path) -> Path:
     return path
 
 
-def _existing_further(target: Path) -> list[Path]:
-    return further_tables(target) if target.is_dir() else []
-
-
-def _copy_further_tables(data: DataDir, source: Path, target: Path) -> list[str]:
+def _copy_further_tables(data: DataDir, source: Path, target: Path) -> list[Path]:
     speakers = set(data.utt2spk.values())
-    names = []
+    written = []
     for path in further_tables(source):
         keep = data.utt2spk.keys() if path.name.startswith("utt2") else speakers
         table = {key: value for key, value in read_table(path).items() if key in keep}
         if table:
             write_table(target / path.name, table)
-            names.append(path.name)
-    return names
+            written.append(target / path.name)
+    return written
