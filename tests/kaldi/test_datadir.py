@@ -6,8 +6,8 @@ from wesp_lap.kaldi.datadir import DataDir, Segment
 
 
 def test_load_write_load_is_the_identity(corpus, tmp_path):
-    (corpus / "segments").write_text("".join(f"{u} {u} 0.25 1.125\n" for u in
-                                             ("a-1", "a-2", "b-1", "b-2")))  # fmt: skip
+    keys = ("a-1", "a-2", "b-1", "b-2")
+    (corpus / "segments").write_text("".join(f"{key} {key} 0.25 1.125\n" for key in keys))
     data = DataDir.load(corpus)
     assert data.utterances == ["a-1", "a-2", "b-1", "b-2"]
     assert data.spk2utt == {"a": ["a-1", "a-2"], "b": ["b-1", "b-2"]}

@@ -41,7 +41,7 @@ def test_written_order_is_that_of_sort_in_the_c_locale(tmp_path):
     draw = random.Random(1)
     letters = "aAbBzZ09-_./äßżあ𝔸\uffff"
     keys = {"".join(draw.choices(letters, k=draw.randint(1, 6))) for _ in range(500)}
-    write_table(tmp_path / "t", {key: "x" for key in keys})
+    write_table(tmp_path / "t", dict.fromkeys(keys, "x"))
     content = (tmp_path / "t").read_bytes()
     by_key = subprocess.run(
         ["sort", "-s", "-k1,1"],

@@ -195,23 +195,27 @@ def _parse(data: memoryview, offset: int) -> NDArray[np.floating]:
 
 
 def _parse_text(data: memoryview, offset: int) -> NDArray[np.floating]:
-    line = bytearray()
-    for start in range(offset, len(data), 1 << 16):
-        block = bytes(data[start : start + (1 << 16)])
-        head, newline, _ = block.partition(b"\n")
-        line += head
-        if newline:
-            break
-    else:
-        raise _BadRecordError(f"the file ends at byte {len(data)}, inside a text record")
+    start = bytes(data[offset : offset + 8])
+    if start.strip(b" [") and not start.lstrip(b" ").startswith(b"["):
+        raise _BadRecordError(f"expected a Kaldi vector, found a record that starts with {start!r}")
+    line = _line(data, offset)
     words = line.split()
     if len(words) < 3 or words[0] != b"[" or words[-1] != b"]":
-        found = bytes(line[:8])
-        raise _BadRecordError(f"expected a Kaldi vector, found a record that starts with {found!r}")
+        raise _BadRecordError(f"expected a Kaldi vector, found {line[:40]!r}")
     try:
-        return np.array(words[1:-1], dtype="S").astype(np.float64)
+        return np.array(words[1:-1]).astype(np.float64)
     except ValueError as error:
         raise _BadRecordError(f"not a number in a text vector: {error}") from error
+
+
+def _line(data: memoryview, offset: int) -> bytes:
+    line = b""
+    for start in range(offset, len(data), 1 << 16):
+        head, newline, _ = bytes(data[start : start + (1 << 16)]).partition(b"\n")
+        line += head
+        if newline:
+            return line
+    raise _BadRecordError(f"the file ends at byte {len(data)}, inside a text record")
 
 
 def _compare_with_json(

@@ -87,15 +87,15 @@ def read_trials(path: PathLike) -> Trials:
 
 def _bad_lines(path: PathLike, lines: list[bytes]) -> str:
     rows = [line.split() for line in lines]
-    fitting = {form: sum(map(form.fits_row, rows)) for form in _FORMS}
-    form = max(_FORMS, key=lambda one: fitting[one])
+    fitting = [sum(map(form.fits_row, rows)) for form in _FORMS]
+    form = _FORMS[int(np.argmax(fitting))]
     bad = [
         f"{path}:{number}: {b' '.join(row).decode()!r}"
         for number, row in enumerate(rows, 1)
         if not form.fits_row(row)
     ]
-    if fitting[form]:
-        title = f"{path}: {fitting[form]} lines have the form '{form.text}', these do not"
+    if any(fitting):
+        title = f"{path}: {max(fitting)} lines have the form '{form.text}', these do not"
     else:
         title = f"{path}: no line has the form of a trial"
     forms = ", ".join(f"'{one.text}'" for one in _FORMS)

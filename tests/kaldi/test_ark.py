@@ -1,0 +1,242 @@
+import json
+import logging
+import os
+import pickle
+
+import kaldiio
+import numpy as np
+import pytest
+
+from wesp_lap.errors import DataError
+from wesp_lap.kaldi.ark import VectorWriter, read_vectors, verify
+
+KEYS = ["id1/a/1.wav", "ü-2", "c"]
+VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    path = tmp_path / "xvector.01"
+    with VectorWriter(path) as writer:
+        for key, vector in zip(KEYS, VECTORS, strict=True):
+            writer.write(key, vector)
+    return path
+
+
+def ark(prefix):
+    return prefix.with_name(prefix.name + ".ark")
+
+
+def scp(prefix):
+    return prefix.with_name(prefix.name + ".scp")
+
+
+def record(prefix):
+    return prefix.with_name(prefix.name + ".json")
+
+
+def test_what_is_written_is_read_in_the_order_of_the_scp(prefix):
+    keys, matrix = read_vectors(scp(prefix))
+    assert keys == KEYS and matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, VECTORS)
+    lines = scp(prefix).read_text().splitlines()
+    scp(prefix).write_text("\n".join(reversed(lines)) + "\n")
+    keys, matrix = read_vectors(scp(prefix))
+    assert keys == KEYS[::-1]
+    np.testing.assert_array_equal(matrix, VECTORS[::-1])
+
+
+def test_kaldiio_reads_what_we_write(prefix):
+    table = kaldiio.load_scp(str(scp(prefix)))
+    for key, vector in zip(KEYS, VECTORS, strict=True):
+        np.testing.assert_array_equal(table[key], vector)
+    assert [key for key, _ in kaldiio.load_ark(str(ark(prefix)))] == KEYS
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("text", [False, True])
+def test_we_read_what_kaldiio_writes(tmp_path, dtype, text):
+    kind = "ark,t,scp" if text else "ark,scp"
+    with kaldiio.WriteHelper(f"{kind}:{tmp_path}/k.ark,{tmp_path}/k.scp") as writer:
+        for key, vector in zip(KEYS, VECTORS, strict=True):
+            writer(key, vector.astype(dtype))
+    keys, matrix = read_vectors(tmp_path / "k.scp")
+    assert keys == KEYS
+    np.testing.assert_allclose(matrix, VECTORS, rtol=1e-6)
+
+
+def test_scp_paths_work_from_here_from_beside_the_scp_and_after_moving(
+    prefix, tmp_path, monkeypatch
+):
+    monkeypatch.chdir("/")
+    text = scp(prefix).read_text()
+    scp(prefix).write_text(text.replace(f"{tmp_path}/", ""))
+    np.testing.assert_array_equal(read_vectors(scp(prefix))[1], VECTORS)
+    scp(prefix).write_text(text.replace(f"{tmp_path}/", os.path.relpath(tmp_path) + "/"))
+    np.testing.assert_array_equal(read_vectors(scp(prefix))[1], VECTORS)
+    scp(prefix).write_text(text)
+    moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    np.testing.assert_array_equal(read_vectors(moved / scp(prefix).name)[1], VECTORS)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_an_ark_cut_anywhere_is_an_error_naming_key_and_file(tmp_path, text):
+    kind = "ark,t,scp" if text else "ark,scp"
+    path = tmp_path / "k.ark"
+    with kaldiio.WriteHelper(f"{kind}:{path},{tmp_path}/k.scp") as writer:
+        for key, vector in zip(KEYS, VECTORS, strict=True):
+            writer(key, vector)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError) as caught:
+            read_vectors(tmp_path / "k.scp")
+        assert f"{KEYS[-1]}: {path}: the file ends at byte {size}" in str(caught.value)
+    path.write_bytes(whole)
+    np.testing.assert_allclose(read_vectors(tmp_path / "k.scp")[1], VECTORS, rtol=1e-6)
+
+
+def test_verify_notices_every_flipped_byte_of_the_archive(prefix):
+    verify(prefix)
+    whole = ark(prefix).read_bytes()
+    for position in range(len(whole)):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << position % 8
+        ark(prefix).write_bytes(broken)
+        with pytest.raises(DataError, match=r"xvector.01.ark: its content is not what"):
+            verify(prefix)
+    ark(prefix).write_bytes(whole)
+    verify(prefix)
+
+
+def test_verify_notices_a_wrong_index_or_record(prefix):
+    text = scp(prefix).read_text()
+    first, second, third = text.splitlines()
+    swapped = [KEYS[1] + first[len(KEYS[0]) :], KEYS[0] + second[len(KEYS[1]) :], third]
+    scp(prefix).write_text("\n".join(swapped) + "\n")
+    with pytest.raises(DataError, match=f"{KEYS[1]}: .*no record of this key"):
+        verify(prefix)
+    scp(prefix).write_text(text)
+    values = json.loads(record(prefix).read_text())
+    for name, value in (("count", 4), ("dim", 6), ("sha256", "0" * 64), ("count", "3")):
+        record(prefix).write_text(json.dumps({**values, name: value}))
+        with pytest.raises(DataError, match=r"xvector\.01"):
+            verify(prefix)
+    record(prefix).unlink()
+    with pytest.raises(DataError, match="cannot be verified"):
+        verify(prefix)
+
+
+def test_lost_scp_lines_are_noticed(prefix, tmp_path, caplog):
+    lines = scp(prefix).read_text().splitlines(keepends=True)
+    scp(prefix).write_text("".join(lines[:2]))
+    with pytest.raises(DataError, match=r"names 2 vectors of .*xvector.01.ark.* written with 3"):
+        read_vectors(scp(prefix))
+    subset = tmp_path / "subset.scp"
+    subset.write_text("".join(lines[:2]))
+    with caplog.at_level(logging.WARNING, logger="wesp_lap"):
+        logging.getLogger("wesp_lap").propagate = True
+        assert read_vectors(subset)[0] == KEYS[:2]
+    assert "names 2 of the 3 vectors" in caplog.text
+
+
+def test_vectors_of_unequal_dimension_are_named(tmp_path):
+    kaldiio.save_ark(
+        str(tmp_path / "k.ark"),
+        {"a": VECTORS[0], "b": VECTORS[1][:4], "c": VECTORS[2]},
+        scp=str(tmp_path / "k.scp"),
+    )
+    with pytest.raises(DataError, match=r"k.scp: vectors of unequal.*\n  b: dimension 4, others 5"):
+        read_vectors(tmp_path / "k.scp")
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [
+        (b"PKL" + pickle.dumps(Trap()), "starts with b'PKL"),
+        (b"\0BFM \4\1\0\0\0\4\1\0\0\0\0\0\0\0", "found a matrix"),
+        (b"\0B\4\1\0\0\0\4\1\0\0\0", "starts with"),
+        (b"\0BFV \4\0\0\0\0", "dimension 0"),
+        (b"\0BFV \4\xff\xff\xff\xff", "dimension -1"),
+        (b"\0BFV \4\xff\xff\xff\x7f1234", "the file ends at byte"),
+        (b"\0BFV \x081234", "starts with|ends at"),
+        (b" [ 1 2 x ]\n", "not a number"),
+        (b" [ ]\n", "expected a Kaldi vector"),
+        (b" [ 1 2\n 3 4 ]\n", "expected a Kaldi vector"),
+        (b"RIFF....WAVE\n", "starts with b'RIFF"),
+    ],
+)
+def test_other_records_are_refused(tmp_path, monkeypatch, payload, fault):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.ark"
+    path.write_bytes(b"key " + payload)
+    (tmp_path / "x.scp").write_text(f"key {path}:4\n")
+    with pytest.raises(DataError, match=f"key: {path}: .*({fault})"):
+        read_vectors(tmp_path / "x.scp")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_pipes_and_missing_archives_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.scp").write_text("a mkdir pwned; cat x.ark |\nb none.ark:7\nc none.ark:x\n")
+    with pytest.raises(DataError) as caught:
+        read_vectors(tmp_path / "x.scp")
+    assert "a: " in str(caught.value) and "never run" in str(caught.value)
+    assert "b: none.ark: No such file" in str(caught.value)
+    assert "c: none.ark:x: No such file" in str(caught.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_file_with_one_vector_needs_no_offset(tmp_path):
+    kaldiio.save_mat(str(tmp_path / "mean.vec"), VECTORS[0])
+    (tmp_path / "x.scp").write_text(f"mean {tmp_path}/mean.vec\n")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "x.scp")[1], VECTORS[:1])
+
+
+def test_an_empty_scp_is_an_error(tmp_path):
+    (tmp_path / "x.scp").write_text("")
+    with pytest.raises(DataError, match=r"x.scp: empty file"):
+        read_vectors(tmp_path / "x.scp")
+
+
+def test_a_failing_block_leaves_what_was_there(prefix, tmp_path):
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RuntimeError), VectorWriter(prefix) as writer:
+        writer.write("new", np.ones(7))
+        raise RuntimeError
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(RuntimeError), VectorWriter(tmp_path / "other") as writer:
+        writer.write("new", np.ones(7))
+        raise RuntimeError
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_second_run_replaces_all_three_files(prefix):
+    with VectorWriter(prefix) as writer:
+        writer.write("only", np.ones(2))
+    verify(prefix)
+    assert read_vectors(scp(prefix))[0] == ["only"]
+    assert json.loads(record(prefix).read_text())["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "vector", "fault"),
+    [
+        ("b", np.ones(4), r"b: shape \(4,\), expected \(3,\)"),
+        ("b", np.ones((1, 3)), r"b: shape \(1, 3\)"),
+        ("b", np.array([1, np.nan, 1]), "b: the vector holds NaN"),
+        ("a", np.ones(3), "'a': written twice"),
+        ("b c", np.ones(3), "white space"),
+        ("", np.ones(3), "white space"),
+    ],
+)
+def test_vectors_that_would_not_be_read_back_are_refused(tmp_path, key, vector, fault):
+    with pytest.raises(DataError, match=fault), VectorWriter(tmp_path / "x") as writer:
+        writer.write("a", np.ones(3))
+        writer.write(key, vector)
+    assert not list(tmp_path.iterdir())
