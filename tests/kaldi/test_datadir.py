@@ -96,6 +96,7 @@ def test_allowed_pipes_run_without_a_shell(piped, tmp_path):
     path = data.resolve("a-1", allow_pipe=True)
     assert path.read_bytes() == (piped / "wav/a-1.wav").read_bytes()
     assert soundfile.info(path).samplerate == 16000
+    assert data.resolve("a-1", allow_pipe=True) == path
     data.wav["a-2"] = f"cat {piped}/wav/a-2.wav ; touch {tmp_path}/pwned |"
     with pytest.raises(DataError, match="failed with exit codes"):
         data.resolve("a-2", allow_pipe=True)
@@ -103,6 +104,8 @@ def test_allowed_pipes_run_without_a_shell(piped, tmp_path):
     with pytest.raises(DataError, match="failed with exit codes"):
         data.resolve("b-1", allow_pipe=True)
     assert not (tmp_path / "pwned").exists()
+    del data
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _compare_utt2dur(data: DataDir, lengths: Mapping[str, float]) -> list[Proble
         return []
     path = data.path / "utt2dur"
     text = f"{path}: {len(off)} durations contradict the audio: {some(off)}"
-    return [Problem("error", text, f"remove it to have it measured: rm {shlex.quote(str(path))}")]
+    return [Problem("error", text, f"rm {shlex.quote(str(path))}  # it is measured then")]
 
 
 def utterance_lengths(data: DataDir, recordings: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -42,9 +44,7 @@ class DataDir:
     utt2spk: dict[str, str]
     utt2dur: dict[str, float]
     segments: dict[str, Segment]
-    _pipes: tempfile.TemporaryDirectory[str] | None = field(
-        default=None, init=False, repr=False, compare=False
-    )
+    _pipe_outputs: Path | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: PathLike) -> DataDir:
@@ -104,9 +104,10 @@ class DataDir:
         return path
 
     def _run_pipe(self, recording: str, entry: str) -> Path:
-        if self._pipes is None:
-            self._pipes = tempfile.TemporaryDirectory(prefix="wesp_lap-")
-        target = Path(self._pipes.name, quote(recording, safe="") + ".wav")
+        if self._pipe_outputs is None:
+            self._pipe_outputs = Path(tempfile.mkdtemp(prefix="wesp_lap-"))
+            weakref.finalize(self, shutil.rmtree, self._pipe_outputs, ignore_errors=True)
+        target = self._pipe_outputs / (quote(recording, safe="") + ".wav")
         if not target.exists():
             run_pipe(entry, target)
         return target
@@ -193,7 +194,7 @@ def _durations(path: Path, rows: dict[str, str], problems: list[Problem]) -> dic
             durations[key] = seconds
     if bad:
         text = f"{path}: {len(bad)} durations are not positive numbers: {some(bad)}"
-        mend = f"write seconds, or remove the file to have it measured: rm {shlex.quote(str(path))}"
+        mend = f"rm {shlex.quote(str(path))}  # it is measured then; or write seconds"
         problems.append(Problem("error", text, mend))
     return durations
 
@@ -235,6 +236,9 @@ def _references(data: DataDir, source: str, known: set[str]) -> list[Problem]:
             f"(not in {source}): {some(silent)}"
         )
         keep, table = shlex.quote(str(data.path / source)), shlex.quote(str(data.path / "utt2spk"))
-        mend = f"awk 'NR==FNR{{k[$1];next}} $1 in k' {keep} {table} > kept && mv kept {table}"
-        problems.append(Problem("error", text, f"add them to {source}, or drop them: {mend}"))
+        mend = (
+            f"awk 'NR==FNR{{k[$1];next}} $1 in k' {keep} {table} > {table}.kept && "
+            f"mv {table}.kept {table}  # or add them to {source}"
+        )
+        problems.append(Problem("error", text, mend))
     return problems

@@ -152,7 +152,7 @@ def _order(data: DataDir) -> list[Problem]:
         path = data.path / name
         text = f"{path}: not in the order of the C locale: {keys[late]} after {keys[late - 1]}"
         quoted = shlex.quote(str(path))
-        mend = f"LC_ALL=C sort -o {quoted} {quoted} (Kaldi's programs need it, this toolkit not)"
+        mend = f"LC_ALL=C sort -o {quoted} {quoted}  # Kaldi's programs need it, not this toolkit"
         problems.append(Problem("warning", text, mend))
     return problems
 
@@ -185,7 +185,7 @@ def _utt2dur_keys(data: DataDir) -> list[Problem]:
     if not lost:
         return []
     text = f"{path}: {len(lost)} utterances without duration: {some(lost)}"
-    return [Problem("warning", text, f"remove it to have it measured: rm {shlex.quote(str(path))}")]
+    return [Problem("warning", text, f"rm {shlex.quote(str(path))}  # it is measured then")]
 
 
 def _shared_speakers(data: DataDir, other: PathLike) -> list[Problem]:

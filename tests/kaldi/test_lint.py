@@ -1,0 +1,92 @@
+import pytest
+
+from wesp_lap.bin.lint_trials import lint_trials as command
+from wesp_lap.cli import run_command
+from wesp_lap.kaldi.lint import lint_trials
+
+GOOD = "a-1 a-2 target\na-1 b-1 nontarget\n"
+
+
+def lint_text(tmp_path, text, **directories):
+    (tmp_path / "t").write_text(text)
+    return lint_trials(tmp_path / "t", **directories)
+
+
+@pytest.mark.parametrize("text", [GOOD, "1 a-1 a-2\n0 a-1 b-1\n", "a-1 a-2\na-1 b-1\n"])
+def test_good_lists(tmp_path, corpus, text):
+    assert lint_text(tmp_path, text, data=corpus) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "parts"),
+    [
+        ("", "error", ["t: empty file"]),
+        ("a-1 a-2 target\na-1 b-1\n", "error", ["t:2: 'a-1 b-1'"]),
+        ("a-1 a-2 yes\na-1 b-1 no\n", "error", ["no line has the form", "t:1", "t:2"]),
+        ("1 a-1 a-2\n2 a-1 b-1\n", "error", ["t:2: '2 a-1 b-1'"]),
+        ("a-1 a-2 target\n\na-1 b-1 nontarget\n", "error", ["t:2"]),
+        (GOOD + "1 a-1 b-2\n", "error", ["t:3: '1 a-1 b-2'"]),
+        (GOOD + "a-1 a-2 target\n", "warning", ["1 trials are repeated", "t:3: a-1 a-2"]),
+        (GOOD + "a-1 b-1 target\n", "error", ["the other label", "t:3: a-1 b-1"]),
+        (GOOD + "b-1 b-1 target\n", "error", ["with itself", "t:3: b-1"]),
+        ("a-1 a-2 target\nb-1 b-2 target\n", "error", ["all 2 trials are target"]),
+        ("a-1 b-2 nontarget\n", "error", ["all 1 trials are nontarget"]),
+    ],
+)
+def test_bad_lists(tmp_path, text, level, parts):
+    (problem,) = lint_text(tmp_path, text)
+    assert problem.level == level and problem.mend
+    assert all(part in problem.text for part in parts)
+
+
+def test_missing_ids_are_counted_per_side(tmp_path, corpus):
+    text = GOOD + "".join(f"e{number} t{number % 2} target\n" for number in range(7))
+    enroll, test = lint_text(tmp_path, text, data=corpus)
+    assert enroll.text.endswith(
+        f"7 enrolment ids are not in {corpus}: e0, e1, e2, e3, e4 and 2 more"
+    )
+    assert test.text.endswith(f"2 test ids are not in {corpus}: t0, t1")
+
+
+def test_enrolments_may_be_speakers_or_models(tmp_path, corpus):
+    (corpus / "enroll.map").write_text("model-b b-1 b-2\n")
+    assert lint_text(tmp_path, "a a-1 target\nmodel-b a-1 nontarget\n", data=corpus) == []
+    (problem,) = lint_text(tmp_path, "a-1 a target\nmodel-b a-1 nontarget\n", data=corpus)
+    assert "1 test ids" in problem.text
+
+
+def test_labels_that_contradict_the_speakers(tmp_path, corpus):
+    text = "a-1 a-2 nontarget\na-1 b-1 target\nb-1 b-2 target\n"
+    (problem,) = lint_text(tmp_path, text, data=corpus)
+    assert "2 labels contradict" in problem.text
+    assert "t:1: a-1 a-2" in problem.text and "t:2: a-1 b-1" in problem.text
+
+
+def test_placeholder_speakers_contradict_nothing(tmp_path, corpus):
+    keys = ("a-1", "a-2", "b-1", "b-2")
+    (corpus / "utt2spk").write_text("".join(f"{key} {key}\n" for key in keys))
+    assert lint_text(tmp_path, GOOD, data=corpus) == []
+
+
+def test_speakers_and_utterances_shared_with_training(tmp_path, corpus):
+    train = tmp_path / "train"
+    train.mkdir()
+    (train / "wav.scp").write_text("a-2 x.wav\nb-9 y.wav\n")
+    (train / "utt2spk").write_text("a-2 other\nb-9 b\n")
+    utterances, speakers = lint_text(tmp_path, GOOD, data=corpus, train=train)
+    assert f"1 ids are training utterances of {train}: a-2" in utterances.text
+    assert f"1 speakers of the trials are in {train}: b" in speakers.text
+
+
+def test_the_command(tmp_path, capsys):
+    path = tmp_path / "t"
+    path.write_text(GOOD)
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, [str(path)])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{path}: 2 trials, 1 target, 1 nontarget: ok\n"
+    path.write_text(GOOD + "a-1 a-1 target\n")
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, [str(path)])
+    assert caught.value.code == 1
+    assert capsys.readouterr().out.endswith(f"{path}: 3 trials, 2 target, 1 nontarget: 1 error\n")
