@@ -16,6 +16,7 @@ from typing import Literal
 
 from wesp_lap.audio.io import decode, encode, needs_ffmpeg, probe
 from wesp_lap.data.index import Entry, index_digest, read_index, write_index
+from wesp_lap.data.utterance import load_utterance
 from wesp_lap.errors import DataError, problem_list
 from wesp_lap.files import PathLike, atomic_write, write_json
 from wesp_lap.kaldi.datadir import DataDir, Segment
@@ -168,15 +169,7 @@ def _audio(source: _Source, job: _Job) -> tuple[bytes, str, int]:
         if same and info.channels == 1:
             decode(source.path)  # a damaged file must be met here, not in the middle of training
             return source.path.read_bytes(), suffix, info.samples
-    wave, rate = decode(source.path)
-    if source.segment is not None:
-        wave = wave[int(source.segment.start * rate) : round(source.segment.end * rate)]
-        if len(wave) == 0:
-            raise DataError(f"{source.path}: the segment lies beyond the end of the recording")
-    if rate != job.sample_rate:
-        from wesp_lap.audio.resample import resample
-
-        wave = resample(wave, rate, job.sample_rate)
+    wave = load_utterance(source.path, source.segment, job.sample_rate)
     kept = "wav" if suffix == "wav" else "flac"
     target = kept if job.audio_format == "keep" else job.audio_format
     return encode(wave, job.sample_rate, target), target, len(wave)

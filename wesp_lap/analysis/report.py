@@ -1,0 +1,161 @@
+"""The results of a recipe: a table for programs, a page for people."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import wesp_lap
+from wesp_lap.analysis.plots import plot_det
+from wesp_lap.analysis.training_log import read_training_log
+from wesp_lap.analysis.training_plot import plot_training
+from wesp_lap.errors import DataError
+from wesp_lap.files import PathLike, atomic_write
+from wesp_lap.scoring.report import Systems, evaluate_systems, read_systems
+
+# Suffix of the score file and name of the method, in the order of the table.
+METHODS = {"": "cosine", ".asnorm": "asnorm", ".qmf": "qmf"}
+COLUMNS = ("trials", "method", "eer", "mindcf01", "mindcf05")
+
+
+class Row(NamedTuple):
+    """One line of the results table; EER in per cent, minDCF normalised."""
+
+    trials: str
+    method: str
+    eer: float
+    mindcf01: float
+    mindcf05: float
+
+    def cells(self) -> list[str]:
+        """Return the row as text."""
+        costs = f"{self.mindcf01:.4f}", f"{self.mindcf05:.4f}"
+        return [self.trials, self.method, f"{self.eer:.3f}", *costs]
+
+
+def score_files(trials: Sequence[PathLike], folders: Mapping[str, PathLike]) -> dict[str, Path]:
+    """Find the score files of trial lists: "list method" to path, in the order of the table.
+
+    Args:
+        trials: Trial lists.
+        folders: Directories of score files; the key goes before the method's name.
+    """
+    found = {}
+    for trial_list in trials:
+        name = Path(trial_list).name
+        for label, folder in folders.items():
+            for suffix, method in METHODS.items():
+                path = Path(folder) / f"{name}{suffix}.score"
+                if path.is_file():
+                    found[f"{name}\t{label}{method}"] = path
+    if not found:
+        raise DataError(f"no score files in {', '.join(map(str, folders.values()))}")
+    return found
+
+
+def results_rows(systems: Systems) -> list[Row]:
+    """Evaluate score files named "list<TAB>method"."""
+    rows = []
+    for name, result in evaluate_systems(systems).items():
+        trials, method = name.split("\t")
+        costs = result.min_dcf[0.01], result.min_dcf[0.05]
+        rows.append(Row(trials, method, 100 * result.eer, *costs))
+    return rows
+
+
+def write_tsv(rows: Sequence[Row], path: PathLike) -> None:
+    """Write the results for programs: a header line, then tab-separated lines."""
+    lines = ["\t".join(COLUMNS), *("\t".join(row.cells()) for row in rows)]
+    with atomic_write(path) as stream:
+        stream.write("\n".join(lines) + "\n")
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """Return the results as aligned Markdown."""
+    header = ["trials", "method", "EER %", "minDCF(0.01)", "minDCF(0.05)"]
+    cells = [header, *(row.cells() for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def load_systems(files: Mapping[str, Path]) -> Systems:
+    """Read score files under the names of ``score_files``."""
+    return {name: next(iter(read_systems([path]).values())) for name, path in files.items()}
+
+
+def write_page(
+    folder: PathLike,
+    rows: Sequence[Row],
+    systems: Systems,
+    phases: Sequence[PathLike],
+    note: str = "",
+) -> Path:
+    """Write ``results.md`` with the table, DET curves, training curves and the environment.
+
+    Args:
+        folder: Where the page and its figures go.
+        rows: The results.
+        systems: Scores and labels behind them.
+        phases: Experiment directories of the training phases, in order.
+        note: A paragraph below the table.
+    """
+    target = Path(folder)
+    figures = []
+    for name in dict.fromkeys(row.trials for row in rows):
+        parts = {key.split("\t")[1]: value for key, value in systems.items() if _of(key, name)}
+        plot_det(parts, target / f"det_{name}.png")
+        figures.append(f"![DET curves of {name}](det_{name}.png)")
+    logs = {Path(phase).name: read_training_log(phase) for phase in phases}
+    plot_training(logs, target / "training.png")
+    sections = [
+        "# Results\n",
+        results_table(rows) + "\n",
+        note + "\n" if note else "",
+        "## Detection error trade-off\n\n" + "\n\n".join(figures) + "\n",
+        "## Training\n\n" + _training_table(logs) + "\n\n![Training curves](training.png)\n",
+        "## Environment\n\n" + _environment() + "\n",
+    ]
+    with atomic_write(target / "results.md") as stream:
+        stream.write("\n".join(section for section in sections if section))
+    return target / "results.md"
+
+
+def _of(key: str, name: str) -> bool:
+    return key.split("\t")[0] == name
+
+
+def _training_table(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    lines = ["| phase | epochs | time | loss | accuracy | utt/s |", "|---|---|---|---|---|---|"]
+    for name, records in logs.items():
+        seconds = sum(record["seconds"] for record in records)
+        last = records[-1]
+        rates = sorted(record["utterances_per_second"] for record in records)
+        lines.append(
+            f"| {name} | {last['epoch']} | {seconds / 60:.1f} min | {last['loss']:.3f} | "
+            f"{100 * last['accuracy']:.1f} % | {rates[len(rates) // 2]:.0f} |"
+        )
+    lines.append(
+        "\nAccuracy is that of the nearest class centre without margin, on training crops. The "
+        "loss grows with the margin, so it cannot be compared between phases."
+    )
+    return "\n".join(lines)
+
+
+def _environment() -> str:
+    names = ("torch", "transformers", "numpy", "scikit-learn", "soundfile")
+    versions = [f"wesp_lap {wesp_lap.__version__}", f"Python {platform.python_version()}"]
+    for name in names:
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            versions.append(f"{name} not installed")
+    return f"{', '.join(versions)}; {os.cpu_count()} cores, {platform.platform()}"
