@@ -101,7 +101,7 @@ def make_corpus(
         return
     _clear(folder)
     corpus = _plan(folder, options)
-    seconds = _render_all(corpus, nj or len(os.sched_getaffinity(0)))
+    seconds = _render_all(corpus, nj or _count_cores())
     outputs = [Path(sound.path) for sound in corpus.sounds]
     for name, utterances in corpus.utterances.items():
         outputs += _write_data_dir(folder / name, utterances, seconds)
@@ -121,6 +121,12 @@ def make_corpus(
 def _espeak_version() -> str:
     espeak.locate()
     return espeak.version()
+
+
+def _count_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS; honours the limits of containers
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check(options: dict[str, int]) -> None:

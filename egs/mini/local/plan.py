@@ -65,7 +65,7 @@ def draw_utterances(
             for number in range(utterances):
                 random = generator(seed, LINE, group, speaker, session, number)
                 while (
-                    text := draw_sentence(random, round(rate / 60 * random.uniform(2, 4)))
+                    text := draw_sentence(random, round(rate / 60 * random.uniform(1.5, 3.5)))
                 ) in said:
                     pass
                 said.add(text)
