@@ -66,7 +66,7 @@ def plot_histogram(
     """
     curve = error_curve(scores, labels)
     targets = np.asarray(labels) == 1
-    figure, axes = _figure(6.0, 3.8)
+    figure, axes = _figure(6.4, 4.0)
     edges = _bin_edges(scores, targets)
     for kept, colour, name in ((~targets, _NONTARGET, "non-target"), (targets, _TARGET, "target")):
         axes.hist(
@@ -88,8 +88,8 @@ def plot_histogram(
     axes.set_ylabel("density")
     axes.set_title(title)
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
-    axes.legend(loc="upper left", ncols=3, fontsize=8, framealpha=0.95)
+    # Outside the frame, as in the other figure.
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     _save(figure, path)
 
 
