@@ -37,7 +37,7 @@ def lint(
     try:
         trials = read_trials(path)
     except DataError as error:
-        mend = f"rewrite these lines of {path}; see them with: cat -A {shlex.quote(str(path))}"
+        mend = f"name a list with lines such as 'enroll test target'; {path} has none or others"
         return None, [Problem("error", str(error), mend)]
     problems = _labels(path, trials) + _repeated(path, trials) + _with_themselves(path, trials)
     if data is not None:
