@@ -12,6 +12,7 @@ from wesp_lap.kaldi.ark import VectorWriter
 from wesp_lap.kaldi.scores import read_scores, write_scores
 from wesp_lap.kaldi.trials import Trials, write_trials
 from wesp_lap.scoring import metrics
+from wesp_lap.scoring.calibration import Calibration, quality_features
 from wesp_lap.scoring.cosine import score_trials
 from wesp_lap.scoring.embeddings import Embeddings, enrolment_models
 from wesp_lap.scoring.lists import (
@@ -58,7 +59,7 @@ def corpus(tmp_path):
     labels = np.array([utt2spk[a] == utt2spk[b] for a, b in pairs], np.int8)
     first, second = ([pair[i] for pair in pairs] for i in (0, 1))
     write_trials(tmp_path / "O.kaldi", Trials(first, second, labels))
-    write_trials(tmp_path / "blind", Trials(first[:20], second[:20], None))
+    write_trials(tmp_path / "blind", Trials(first[-20:], second[-20:], None))
     return tmp_path
 
 
@@ -257,7 +258,14 @@ def test_enrolment_map_makes_models_through_all_stages(scored):
         expected = direction @ unit[key] / np.linalg.norm(direction)
         assert score == pytest.approx(expected, abs=1e-5)
     normalise(case, top_n=8)
-    assert len(calibrate(case, top_n=8, num_pairs=200)) == 1
+    (written,) = calibrate(case, top_n=8, num_pairs=200)
+    lines = (corpus / "test/utt2dur").read_text().splitlines()
+    seconds = {key: float(word) for key, word in map(str.split, lines)}
+    together = {model: sum(seconds[key] for key in models[model]) for model in models}
+    _, normed = read_scores(corpus / "scores/cnc.lst.asnorm.score")
+    features = quality_features(normed, trials, files.load()[0], test, together, seconds)
+    llrs = Calibration.load(corpus / "cal/calibration.json").llr(features)
+    np.testing.assert_allclose(read_scores(written)[1], llrs, atol=1e-5)
     expected = enrolment_models(test, models, mean)
     assert expected.keys == files.load()[0].keys == sorted(models)
     (corpus / "short").write_text("t0-0 1.0\n")
