@@ -24,7 +24,7 @@ setup(
         "transformers>=5.0,<6",
         "safetensors",
         "numpy",
-        "scipy",
+        "scipy>=1.12",
         "scikit-learn",
         "soundfile>=0.12",
         "kaldiio",

@@ -105,7 +105,6 @@ launch_train() {
   fi
   launch+=(--max_restarts "${MAX_RESTARTS:-0}")
   [[ $module == *.py ]] || launch+=(-m)
-  # A restarted run otherwise meets the dead workers' addresses in the shared store and hangs.
-  TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 OMP_NUM_THREADS=$threads \
-    "${PYTHON:-python3}" -m torch.distributed.run "${launch[@]}" "$module" "$@"
+  OMP_NUM_THREADS=$threads "${PYTHON:-python3}" -m wesp_lap.bin.launch \
+    "${launch[@]}" "$module" "$@"
 }

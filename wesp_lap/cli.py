@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import sys
+import time
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from fire.decorators import SetParseFn
 from wesp_lap.coerce import from_text
 from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import set_up_logging
+
+_OTHER_RANKS_WAIT = 3.0
 
 
 class _Bound:
@@ -62,7 +65,13 @@ def run_command(command: Callable[..., int | None], argv: Sequence[str] | None =
 
 
 def _say(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
+        # What all processes of a training run find wrong is said by the first one alone: it ends,
+        # and the launcher ends the others while they wait here.
+        time.sleep(_OTHER_RANKS_WAIT)
+    prefix = f"[rank {rank}] " if rank > 0 else ""
+    print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
 
 
 def _bind(command: Callable, words: list[str]) -> tuple[list[Any], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +106,38 @@ class TransformerFrontend(nn.Module):
             std, mean = torch.std_mean(waves, dim=-1, keepdim=True, correction=0)
             waves = (waves - mean) / (std.square() + 1e-7).sqrt()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            output = self.model(waves, output_hidden_states=True, return_dict=True)
-        return output.hidden_states
+            return self._states(waves)
+
+    def _states(self, waves: Tensor) -> tuple[Tensor, ...]:
+        """Run the model and collect the input of its layers, their outputs, and the final norm.
+
+        Not through ``output_hidden_states``: that leaves dropped layers out of the stack and
+        gives the last state of pre-norm models before their final LayerNorm.
+        """
+        encoder = self.model.encoder
+        outputs: dict[int, Tensor] = {}
+
+        def keep(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: object, output: Tensor | tuple) -> None:
+                outputs[index] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        # The encoder's dropout is the last step before its layers.
+        handles = [encoder.dropout.register_forward_hook(keep(0))]
+        handles += [
+            layer.register_forward_hook(keep(number))
+            for number, layer in enumerate(encoder.layers, 1)
+        ]
+        try:
+            last = self.model(waves, return_dict=True).last_hidden_state
+        finally:
+            for handle in handles:
+                handle.remove()
+        states = [outputs[0]]
+        for number in range(1, self.num_layers - 1):
+            states.append(outputs.get(number, states[-1]))  # a dropped layer repeats its input
+        return (*states, last)
 
     def _parameter(self, name: str) -> nn.Parameter:
         return self.model.get_parameter(name)

@@ -84,6 +84,13 @@ class CheckpointFolder:
         self._prune(moment)
         return target
 
+    def finish(self, moment: Moment) -> None:
+        """Point ``EXP_DIR/final`` at the checkpoint of the end of training."""
+        link, partial = self.folder.parent / "final", self.folder.parent / ".final.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(self.path(moment).relative_to(self.folder.parent))
+        os.replace(partial, link)
+
     def moments(self) -> list[Moment]:
         """Return the moments that are saved, oldest first."""
         if not self.folder.is_dir():

@@ -90,6 +90,8 @@ class Trainer:
                     self._save(Moment(epoch, step + 1))
             self._save(Moment(epoch + 1))
         self._check_frozen(frozen)
+        if self._process.is_main:
+            self._checkpoints.finish(self._phase.moment)
 
     def _step(self, epoch: int, step: int, batch: Batch) -> None:
         settings = self._settings

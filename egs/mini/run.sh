@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# The whole job, small: corpus, data directories, shards, training in three phases, embeddings,
+# cosine, AS-norm, calibration, results table.
+#
+#   bash egs/mini/run.sh
+#       on a synthetic corpus that is made on the spot
+#   bash egs/mini/run.sh --train DIR --eval DIR --trials FILE[,FILE] [--musan DIR] [--rirs DIR] \
+#       --exp_dir DIR
+#       on Kaldi data directories
+#
+# Stages: 1 data directories, 2 shards and noise bank, 3 training, 4 average and extraction,
+# 5 cosine scores, 6 AS-norm, 7 calibration, 8 export, 10 report. A second run skips what is done.
+
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+stage=1                              # first stage to run
+stop_stage=10                        # last stage to run
+train=                               # Kaldi data directory to train on
+eval=                                # Kaldi data directory of the trials
+trials=                              # trial lists, with commas between them
+musan=                               # noises in the layout of MUSAN
+rirs=                                # room responses in the layout of RIRS_NOISES
+exp_dir=$here/exp                    # everything is written here
+conf=$here/conf                      # folder with a YAML file per phase
+phases="frozen joint large_margin"   # the phases, in order
+frontend=                            # pre-trained frontend: a hub name or a local directory
+backend=                             # backend by name, in place of the one in the YAML files
+nproc=0                              # training processes; 0: one per GPU, without GPUs two
+nj=0                                 # jobs for data preparation; 0: one per core
+num_avg=2                            # checkpoints to average
+top_n=20                             # cohort speakers that count in AS-norm
+num_pairs=4000                       # training pairs of the calibration
+utterances_per_shard=200             # size of a shard
+train_options=                       # further settings, in quotes: "--seed 1 --data.batch_size 32"
+corpus_options=                      # options of local/make_corpus.py, in quotes
+
+. "$here/../../tools/parse_options.sh"
+num_nodes=1
+HOST_NODE_ADDR=
+enroll_map=
+note=
+
+if [ -n "$train$eval$trials" ]; then
+  if [ -z "$train" ] || [ -z "$eval" ] || [ -z "$trials" ]; then
+    echo "${0##*/}: give --train, --eval and --trials together, or none of them" >&2
+    exit 2
+  fi
+fi
+
+. "$here/../../tools/setup.sh" mini
+. "$here/../../tools/steps.sh"
+. "$here/../../tools/stages.sh"
+
+read -ra overrides <<<"$train_options"
+[ -z "$frontend" ] || overrides+=(--frontend.config null --frontend.weights "$frontend")
+[ -z "$backend" ] || overrides+=(--backend.name "$backend")
+[ "$nproc" -gt 0 ] || nproc=$(default_processes)
+
+if [ -z "$train" ]; then
+  corpus=$here/data/synthetic
+  train=$corpus/train eval=$corpus/eval trials=$corpus/eval/trials,$corpus/eval/trials_hard
+  musan=$corpus/musan rirs=$corpus/rirs
+  note="The speech is synthetic: these figures show that the steps work, not how well they work."
+fi
+
+if run_stage 1 "data directories"; then
+  if [ -n "${corpus:-}" ]; then
+    # shellcheck disable=SC2086  # several words are meant
+    "$PYTHON" "$here/local/make_corpus.py" --out "$corpus" $corpus_options
+  fi
+  stage_data
+fi
+
+if run_stage 2 "shards and noise bank"; then
+  stage_shards
+fi
+
+if run_stage 3 "training"; then
+  stage_train
+fi
+
+if run_stage 4 "checkpoint average and extraction"; then
+  stage_extract
+fi
+
+if run_stage 5 "cosine scores"; then
+  stage_score
+fi
+
+if run_stage 6 "AS-norm"; then
+  stage_norm
+fi
+
+if run_stage 7 "calibration"; then
+  stage_calibrate
+fi
+
+if run_stage 8 "export"; then
+  stage_export
+fi
+
+if run_stage 10 "report"; then
+  stage_report
+fi

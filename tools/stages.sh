@@ -1,0 +1,201 @@
+# The stages of all recipes, as functions over the recipe's variables:
+#
+#   train eval     Kaldi data directories as the user has them
+#   trials         trial lists on eval, with commas between them
+#   enroll_map     "model utt1 utt2 ..." when the first trial column names models; may be empty
+#   musan rirs     noises and room responses, or empty for none
+#   exp_dir        everything is written below it
+#   conf phases    folder of settings, and which of its files are trained, in order
+#   nproc num_nodes HOST_NODE_ADDR   processes per node, nodes, where they meet
+#   nj num_avg top_n num_pairs       jobs, checkpoints averaged, AS-norm and calibration sizes
+#   overrides      array of further "--section.key value" words for training
+#
+# Needs tools/steps.sh. Every function skips what is done and was made from the same input.
+
+# once NAME -i INPUT... -o OUTPUT... -- COMMAND...: run a command unless it was run before with the
+# same words, its inputs are the files they were, and its outputs are there.
+once() {
+  local name=$1 mode= word
+  local -a inputs=() outputs=()
+  shift
+  while [ "$1" != -- ]; do
+    case $1 in
+      -i | -o) mode=$1 ;;
+      *) if [ "$mode" = -i ]; then inputs+=("$1"); else outputs+=("$1"); fi ;;
+    esac
+    shift
+  done
+  shift
+  local marker=$exp_dir/.done/$name signature whole=true
+  signature="$*"$'\n'$(stat -c '%n %s %Y' -- "${inputs[@]}" 2>&1)
+  for word in "${outputs[@]}"; do
+    [ -e "$word" ] || whole=false
+  done
+  if $whole && [ -f "$marker" ] && [ "$signature" = "$(cat "$marker")" ]; then
+    log "  $name: up to date"
+    return
+  fi
+  rm -f "$marker"
+  "$@"
+  mkdir -p "${marker%/*}"
+  printf '%s\n' "$signature" >"$marker"
+}
+
+# Processes for --nproc 0: one per GPU, and two where there is none.
+default_processes() {
+  local gpus=0
+  if command -v nvidia-smi >/dev/null; then
+    gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+  fi
+  if [ "$gpus" -gt 0 ]; then echo "$gpus"; else echo 2; fi
+}
+
+command_of() { printf 'wesp_lap.bin.%s' "$1"; }
+
+# run NAME ARGUMENTS...: one of the toolkit's commands.
+run() {
+  local name=$1
+  shift
+  "$PYTHON" -m "$(command_of "$name")" "$@"
+}
+
+# Stage 1: checked copies of the data directories with absolute paths and durations.
+stage_data() {
+  run validate_data_dir "$train"
+  run validate_data_dir "$eval" --trials "$trials" --disjoint_from "$train"
+  run prepare_data --src "$train" --out "$exp_dir/data/train"
+  run prepare_data --src "$eval" --out "$exp_dir/data/eval"
+}
+
+# Stage 2: shards of the training set, and the noise bank.
+stage_shards() {
+  run make_shards --data "$exp_dir/data/train" --out "$exp_dir/data/train/shards" \
+    --list "$exp_dir/data/train/shard.list" --nj "$nj" \
+    --utterances_per_shard "$utterances_per_shard"
+  if [ -n "$musan$rirs" ]; then
+    run make_noise_bank --out "$exp_dir/data/noise_bank" \
+      ${musan:+--musan "$musan"} ${rirs:+--rirs "$rirs"}
+  fi
+}
+
+# Stage 3: the phases, each from the end of the one before.
+stage_train() {
+  local phase before=
+  local -a options=(--data.shards "$exp_dir/data/train/shard.list")
+  if [ -n "$musan" ] && [ -n "$rirs" ]; then
+    options+=(--data.noise_bank "$exp_dir/data/noise_bank")
+  else
+    log "  no noise bank (it takes --musan and --rirs): training without noise and reverberation"
+    options+=(--data.augment.noise_prob 0)
+  fi
+  for phase in $phases; do
+    log "  phase $phase on $nproc processes"
+    once "train_$phase" -i "$conf"/*.yaml "$exp_dir/data/train/shard.list" \
+      ${before:+"$before/final/state.json"} -o "$exp_dir/$phase/final" -- \
+      launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" "$(command_of train)" \
+      --config "$conf/$phase.yaml" --exp_dir "$exp_dir/$phase" "${options[@]}" \
+      ${before:+--init_from "$before"} ${overrides[@]+"${overrides[@]}"}
+    before=$exp_dir/$phase
+  done
+}
+
+first_phase() { printf '%s/%s' "$exp_dir" "${phases%% *}"; }
+
+last_phase() { printf '%s/%s' "$exp_dir" "${phases##* }"; }
+
+# Stage 4: average the last checkpoints and extract with that model and with the untrained one.
+stage_extract() {
+  local set
+  once average -i "$(last_phase)/final/state.json" -o "$exp_dir/model/model.safetensors" -- \
+    run average_model --exp_dir "$(last_phase)" --out "$exp_dir/model" --num "$num_avg"
+  for set in train eval; do
+    run extract --model "$exp_dir/model" --data "$exp_dir/data/$set" \
+      --out "$exp_dir/embeddings/$set"
+    run extract --model "$(first_phase)/checkpoints/epoch_000" --data "$exp_dir/data/$set" \
+      --out "$exp_dir/untrained/embeddings/$set"
+  done
+}
+
+# The score files of all trial lists in folder $1 with suffix $2, one a line.
+score_files() {
+  local list
+  for list in ${trials//,/ }; do
+    printf '%s/%s%s.score\n' "$1" "${list##*/}" "$2"
+  done
+}
+
+# Options that the scoring commands share, for embeddings below $1.
+scoring_options() {
+  printf '%s\n' --trials "$trials" --enroll_scp "$1/eval/xvector.scp" \
+    --mean_scp "$1/train/xvector.scp"
+  [ -z "$enroll_map" ] || printf '%s\n' --enroll_map "$enroll_map"
+}
+
+# Stage 5: cosine with mean subtraction, of the trained and of the untrained network.
+stage_score() {
+  local folder files
+  local -a options
+  for folder in "$exp_dir/untrained" "$exp_dir"; do
+    mapfile -t options < <(scoring_options "$folder/embeddings")
+    mapfile -t files < <(score_files "$folder/scores" "")
+    once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json ${trials//,/ } \
+      -o "${files[@]}" -- run score "${options[@]}" --out_dir "$folder/scores"
+    log "  ${folder##*/}:"
+    run compute_metrics "${files[@]}"
+  done
+}
+
+# Stage 6: AS-norm against the training speakers' means.
+stage_norm() {
+  local -a options files
+  mapfile -t options < <(scoring_options "$exp_dir/embeddings")
+  mapfile -t files < <(score_files "$exp_dir/scores" .asnorm)
+  once asnorm -i "$exp_dir"/embeddings/*/xvector.json $(score_files "$exp_dir/scores" "") \
+    -o "${files[@]}" -- \
+    run score_norm "${options[@]}" --scores_dir "$exp_dir/scores" --top_n "$top_n" \
+    --cohort_scp "$exp_dir/embeddings/train/xvector.scp" \
+    --cohort_utt2spk "$exp_dir/data/train/utt2spk"
+  run compute_metrics "${files[@]}"
+}
+
+# Stage 7: quality-aware calibration, fitted on pairs of training utterances.
+stage_calibrate() {
+  local -a options files
+  mapfile -t options < <(scoring_options "$exp_dir/embeddings")
+  mapfile -t files < <(score_files "$exp_dir/scores" .qmf)
+  once calibrate -i "$exp_dir"/embeddings/*/xvector.json \
+    $(score_files "$exp_dir/scores" .asnorm) -o "${files[@]}" -- \
+    run calibrate "${options[@]}" --scores_dir "$exp_dir/scores" --out_dir "$exp_dir/scores" \
+    --test_utt2dur "$exp_dir/data/eval/utt2dur" --top_n "$top_n" --num_pairs "$num_pairs" \
+    --cohort_scp "$exp_dir/embeddings/train/xvector.scp" \
+    --cohort_utt2spk "$exp_dir/data/train/utt2spk" \
+    --cohort_utt2dur "$exp_dir/data/train/utt2dur"
+  run compute_metrics "${files[@]}" --llr
+}
+
+# Writes results.tsv and results.md; stage 8 needs the first, stage 10 shows both.
+write_report() {
+  local phase dirs=
+  for phase in $phases; do
+    dirs+=${dirs:+,}$exp_dir/$phase
+  done
+  run report --trials "$trials" --scores_dir "$exp_dir/scores" --out "$exp_dir" \
+    --untrained_scores_dir "$exp_dir/untrained/scores" --phases "$dirs" --note "${note:-}"
+}
+
+# Stage 8: model, mean, calibration and card in one directory, loaded again and checked.
+stage_export() {
+  once report_for_export -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- write_report
+  once export -i "$exp_dir/model/model.safetensors" "$exp_dir/results.tsv" \
+    "$exp_dir/scores/calibration.json" -o "$exp_dir/export/manifest.json" -- \
+    run export --model "$exp_dir/model" --out "$exp_dir/export" \
+    --mean_scp "$exp_dir/embeddings/train/xvector.scp" --results "$exp_dir/results.tsv" \
+    --calibration "$exp_dir/scores/calibration.json" \
+    --check_scp "$exp_dir/embeddings/eval/xvector.scp" --check_data "$exp_dir/data/eval"
+}
+
+# Stage 10: the results table.
+stage_report() {
+  write_report
+  log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $exp_dir/export"
+}
