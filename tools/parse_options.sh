@@ -5,8 +5,9 @@
 #   . tools/parse_options.sh
 #
 # An option is a lower-case variable that the script assigns at the start of a line above the line
-# that sources this file; dashes stand for underscores. A default of true or false takes only these
-# two words and a whole number takes only whole numbers (write 1.0 where fractions are welcome).
+# that sources this file, unless it takes the output of a command (here=$(pwd)) or is an array;
+# dashes stand for underscores. A default of true or false takes only these two words and a whole
+# number takes only whole numbers (write 1.0 where fractions are welcome).
 # Values are stored as they are, never evaluated. Words that are no options are refused, unless
 # the script has set allow_arguments=true: then they are left in "$@". "--help" shows the script's
 # $help_message, or its leading comment block, and the options with their defaults.
@@ -21,7 +22,7 @@ _options_find() {
   local _line _name
   local _pattern='^([a-z][a-z0-9_]*)=([^(]|$)'
   while IFS= read -r _line; do
-    [[ $_line =~ $_pattern ]] || continue
+    [[ $_line =~ $_pattern && $_line != *'=$('* && $_line != *'="$('* ]] || continue
     _name=${BASH_REMATCH[1]}
     [[ -v $_name && $_name != allow_arguments && $_name != help_message ]] || continue
     [[ -n ${_option_default[$_name]+known} ]] || _option_names+=("$_name")
@@ -92,7 +93,7 @@ _options_read() {
         shift
         ;;
       --*)
-        if (($# == 1)) || [[ $2 == --* ]]; then
+        if (($# == 1)) || [[ $2 =~ ^--[^[:space:]]*$ ]]; then
           _options_check_name "$1"
           _options_fail "$1 needs a value; write $1=VALUE if the value starts with dashes"
         fi
