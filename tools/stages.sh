@@ -110,9 +110,9 @@ stage_extract() {
     run average_model --exp_dir "$(last_phase)" --out "$exp_dir/model" --num "$num_avg"
   for set in train eval; do
     run extract --model "$exp_dir/model" --data "$exp_dir/data/$set" \
-      --out "$exp_dir/embeddings/$set"
+      --out "$exp_dir/embeddings/$set" --nj "$nj"
     run extract --model "$(first_phase)/checkpoints/epoch_000" --data "$exp_dir/data/$set" \
-      --out "$exp_dir/untrained/embeddings/$set"
+      --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
   done
 }
 

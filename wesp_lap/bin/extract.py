@@ -6,7 +6,7 @@ from wesp_lap.cli import run_command
 from wesp_lap.extraction import extract
 
 
-def main(model: str, data: str, out: str, device: str | None = None, threads: int = 0) -> None:
+def main(model: str, data: str, out: str, device: str | None = None, nj: int = 0) -> None:
     """Write OUT/xvector.{ark,scp,json}, one embedding per whole utterance.
 
     Args:
@@ -14,13 +14,9 @@ def main(model: str, data: str, out: str, device: str | None = None, threads: in
         data: Kaldi data directory.
         out: Directory for the embeddings.
         device: cpu or cuda; a GPU when there is one by default.
-        threads: CPU threads; 0 leaves the choice to torch.
+        nj: Processes on a CPU; 0 means one per core.
     """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    print(f"{out}/xvector.scp: {extract(model, data, out, device)} embeddings")
+    print(f"{out}/xvector.scp: {extract(model, data, out, device, nj)} embeddings")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class TransformerFrontend(nn.Module):
         Not through ``output_hidden_states``: that leaves dropped layers out of the stack and
         gives the last state of pre-norm models before their final LayerNorm.
         """
-        encoder = self.model.encoder
+        encoder: Any = self.model.encoder
         outputs: dict[int, Tensor] = {}
 
         def keep(index: int) -> Callable[..., None]:
