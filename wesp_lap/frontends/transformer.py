@@ -61,9 +61,7 @@ class TransformerFrontend(nn.Module):
         self.hidden_size = int(self.model.config.hidden_size)
         self.min_samples = self._samples_for(_MIN_FRAMES)
         self.frozen = False
-        if not self.model.config.apply_spec_augment:
-            # Without masking it never gets a gradient, which DDP would wait for.
-            self._parameter("masked_spec_embed").requires_grad_(False)
+        self.freeze(False)
 
     @property
     def has_random_depth(self) -> bool:
@@ -83,8 +81,8 @@ class TransformerFrontend(nn.Module):
         """Keep the weights fixed and the model in evaluation mode, or undo that."""
         self.frozen = frozen
         self.model.requires_grad_(not frozen)
-        if not frozen and not self.model.config.apply_spec_augment:
-            self._parameter("masked_spec_embed").requires_grad_(False)
+        for parameter in self._unused_parameters():
+            parameter.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TransformerFrontend:
@@ -139,8 +137,15 @@ class TransformerFrontend(nn.Module):
             states.append(outputs.get(number, states[-1]))  # a dropped layer repeats its input
         return (*states, last)
 
-    def _parameter(self, name: str) -> nn.Parameter:
-        return self.model.get_parameter(name)
+    def _unused_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what never gets a gradient, which DDP would wait for."""
+        config = self.model.config
+        for name, parameter in self.model.named_parameters():
+            unmasked = name == "masked_spec_embed" and not config.apply_spec_augment
+            # The Conformer has relative positions; its positional convolution is never called.
+            unplaced = "pos_conv_embed" in name and config.model_type == "wav2vec2-conformer"
+            if unmasked or unplaced:
+                yield parameter
 
     def _convolutions(self) -> Iterator[tuple[int, int]]:
         config = self.model.config

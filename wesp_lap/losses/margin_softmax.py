@@ -23,8 +23,8 @@ class AamSoftmax(nn.Module):
     """AAM-Softmax (ArcFace) with K sub-centres and the Inter-TopK penalty.
 
     Margin and penalty are arguments of the call, since they follow the step. Everything is
-    computed in float32, whatever the autocast. Source: LAP paper, training; docs/methods.md,
-    section 3.1.
+    computed in the weights' type (float32), whatever the autocast. Source: LAP paper, training;
+    docs/methods.md, section 3.1.
 
     Args:
         embed_dim: Size E of the embeddings.
@@ -75,7 +75,7 @@ class AamSoftmax(nn.Module):
             penalty: Angle m' in radians taken off the ``topk`` nearest other classes.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            cosine = self.cosine(embeddings.float())
+            cosine = self.cosine(embeddings.to(self.weight.dtype))
             logits = self.scale * self._with_margin(cosine, labels, margin, penalty)
             return LossOutput(F.cross_entropy(logits, labels), cosine)
 
