@@ -1,0 +1,173 @@
+"""Phases in a row: what is frozen, what is handed on, what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.model import SpeakerModel
+from wesp_lap.tensors import load_tensors, save_tensors
+from wesp_lap.training.checkpoint import CheckpointFolder, read_speakers
+from wesp_lap.training.trainer import train
+
+
+def checkpoint(exp_dir, epoch):
+    return exp_dir / "checkpoints" / f"epoch_{epoch:03d}"
+
+
+def weights(exp_dir, epoch):
+    return load_tensors(checkpoint(exp_dir, epoch) / "model.safetensors")
+
+
+def classifier(exp_dir, epoch):
+    return load_tensors(checkpoint(exp_dir, epoch) / "classifier.safetensors")["weight"]
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture
+def frozen(make_settings, tmp_path):
+    """A finished frozen phase with three classes per speaker."""
+    settings = make_settings(
+        training={"freeze_frontend": True}, data={"augment": {"speed_perturb": True}}
+    )
+    train(settings, tmp_path / "frozen")
+    return tmp_path / "frozen"
+
+
+def test_a_frozen_phase_trains_the_backend_and_leaves_the_frontend_alone(frozen):
+    names = changed(weights(frozen, 0), weights(frozen, 2))
+    assert names
+    assert not any(name.startswith("frontend.") for name in names)
+    trainable = {n for n in weights(frozen, 0) if n.startswith("backend.")}
+    assert names == trainable
+    assert not torch.equal(classifier(frozen, 0), classifier(frozen, 2))
+
+
+def test_the_next_phase_starts_where_the_last_one_ended(frozen, make_settings, tmp_path):
+    settings = make_settings(init_from=str(frozen))
+    train(settings, tmp_path / "joint")
+    assert changed(weights(frozen, 2), weights(tmp_path / "joint", 0)) == set()
+    assert torch.equal(classifier(tmp_path / "joint", 0), classifier(frozen, 2))
+    assert classifier(frozen, 2).shape == (3, 16, 24)
+    assert read_speakers(checkpoint(tmp_path / "joint", 2)) == {
+        f"spk{number:02d}": number for number in range(8)
+    }
+
+
+def test_a_joint_phase_trains_every_frontend_parameter(frozen, make_settings, tmp_path):
+    train(make_settings(init_from=str(frozen)), tmp_path / "joint")
+    before, after = weights(tmp_path / "joint", 0), weights(tmp_path / "joint", 2)
+    still = {name for name in before if name not in changed(before, after)}
+    assert still == {"frontend.model.masked_spec_embed"}
+
+
+def test_slice_1x_keeps_the_classes_of_the_original_speed(frozen, make_settings, tmp_path):
+    settings = make_settings(init_from=str(frozen), training={"classifier": "slice_1x"})
+    train(settings, tmp_path / "joint")
+    assert torch.equal(classifier(tmp_path / "joint", 0), classifier(frozen, 2)[..., :8])
+
+
+def test_a_sliced_classifier_cannot_train_on_perturbed_speeds(frozen, make_settings, tmp_path):
+    settings = make_settings(
+        init_from=str(frozen),
+        training={"classifier": "slice_1x"},
+        data={"augment": {"speed_perturb": True}},
+    )
+    with pytest.raises(ConfigError, match="8 classes for 8 speakers, none for perturbed speeds"):
+        train(settings, tmp_path / "joint")
+
+
+def test_a_later_phase_with_another_backend_is_refused(frozen, make_settings, tmp_path):
+    settings = make_settings(init_from=str(frozen), backend={"pooled_dim": 64})
+    with pytest.raises(ConfigError, match=r"backend: these settings say .*64.* trained with .*32"):
+        train(settings, tmp_path / "joint")
+
+
+def test_the_saved_model_is_a_speaker_model(frozen):
+    model = SpeakerModel.from_pretrained(checkpoint(frozen, 2))
+    assert model.embed(torch.randn(16000)).shape == (16,)
+    assert (frozen / "final").resolve() == checkpoint(frozen, 2).resolve()
+
+
+def test_speakers_of_another_corpus_are_refused(frozen, make_settings, tmp_path):
+    table = checkpoint(frozen, 2) / "speakers.txt"
+    table.write_text(table.read_text().replace("spk05", "somebody"))
+    with pytest.raises(DataError, match=r"not in the model's speaker map .1 problem.*\n  spk05"):
+        train(make_settings(init_from=str(checkpoint(frozen, 2))), tmp_path / "joint")
+
+
+def test_log_and_metrics_tell_the_same_story(frozen):
+    records = [json.loads(line) for line in (frozen / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["step"]) for r in records] == [(1, 2), (1, 4), (2, 2), (2, 4)]
+    assert records[0]["margin"] > 0
+    assert records[-1]["margin"] == 0.2
+    log = (frozen / "train.log").read_text()
+    assert "epoch 2/2 step 4/4" in log
+    assert f"loss {records[-1]['loss']:.3f}" in log
+
+
+def test_only_the_last_checkpoints_are_kept(make_settings, tmp_path):
+    train(make_settings(training={"epochs": 4, "keep_checkpoints": 2}), tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["epoch_000", "epoch_003", "epoch_004"]
+
+
+def test_settings_are_written_and_others_refused_afterwards(make_settings, tmp_path):
+    train(make_settings(), tmp_path)
+    with pytest.raises(ConfigError, match=r"seed: 42 there, 43 now.*another --exp_dir"):
+        train(make_settings(seed=43), tmp_path)
+    train(make_settings(training={"log_every": 1}), tmp_path)  # changes nothing in the result
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data": {"batch_size": 64}}, "32 utterances do not fill one batch of 64"),
+        ({"data": {"shards": "nowhere.list"}}, "nowhere.list: no such shard list"),
+        ({"data": {"augment": {"noise_prob": 0.5}}}, "no noise bank"),
+        ({"init_from": "nowhere"}, "init_from nowhere: neither an experiment directory"),
+    ],
+)
+def test_what_cannot_work_is_named_before_training(make_settings, tmp_path, changes, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        train(make_settings(**changes), tmp_path)
+
+
+def test_a_frontend_from_weights_trains_and_goes_on_without_them(
+    make_settings, tmp_path, tiny_model_settings
+):
+    from wesp_lap.frontends.transformer import TransformerFrontend
+
+    config = tiny_model_settings["frontend"]["config"]
+    TransformerFrontend(config=config).model.save_pretrained(tmp_path / "weights")
+    frontend = {"config": None, "weights": str(tmp_path / "weights")}
+    first = make_settings(frontend=frontend, training={"freeze_frontend": True})
+    train(first, tmp_path / "frozen")
+    (tmp_path / "weights").rename(tmp_path / "gone")
+    train(make_settings(frontend=frontend, init_from=str(tmp_path / "frozen")), tmp_path / "joint")
+    assert len(CheckpointFolder(tmp_path / "joint" / "checkpoints").epoch_ends()) == 2
+
+
+def test_averaging_takes_the_mean_of_floats_and_the_last_counter(frozen, tmp_path):
+    from wesp_lap.training.average import average_models
+
+    average_models([checkpoint(frozen, 1), checkpoint(frozen, 2)]).save_pretrained(tmp_path / "avg")
+    mean = load_tensors(tmp_path / "avg" / "model.safetensors")
+    one, two = weights(frozen, 1), weights(frozen, 2)
+    name = "backend.time_pool.embedding.weight"
+    torch.testing.assert_close(mean[name], (one[name] + two[name]) / 2)
+    counter = "backend.time_pool.embedding_norm.num_batches_tracked"
+    assert mean[counter] == two[counter] > one[counter]
+    assert mean[counter].dtype == torch.int64
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(frozen, make_settings, caplog):
+    folder = CheckpointFolder(frozen / "checkpoints")
+    tensors = weights(frozen, 2)
+    tensors["backend.layer_pool.output.bias"] += 1e-3
+    save_tensors(checkpoint(frozen, 2) / "model.safetensors", tensors)
+    assert folder.newest().epoch == 1
