@@ -1,4 +1,4 @@
-"""Check plain values against type annotations: the one place where options are judged."""
+"""Plain values: read from YAML, written to it, and checked against type annotations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys and reads 1e-5 as a number, as YAML 1.2 does."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts quotes around text that _Loader would read as a number."""
+
+
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    if any(isinstance(key, (list, dict)) for key in keys):
+        raise ConfigError(f"line {node.start_mark.line + 1}: a key is a list or a mapping")
     repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
     if repeated:
         line = node.start_mark.line + 1
@@ -34,16 +40,22 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML with safe types only; numbers such as 1e-5 are floats."""
     return yaml.load(text, Loader=_Loader)
+
+
+def format_yaml(value: Any) -> str:
+    """Return the YAML of plain mappings, lists and scalars; parse_yaml gives them back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def from_text(text: str, annotation: Any, where: str) -> Any:
@@ -62,7 +74,7 @@ def from_text(text: str, annotation: Any, where: str) -> Any:
         if typing.get_args(sequence)[:1] == (str,):
             return coerce(text.split(","), annotation, where)
         text = f"[{text}]"
-    elif _accepts(annotation, str) and not _accepts(annotation, bool):
+    elif sequence is None and _accepts(annotation, str) and not _accepts(annotation, bool):
         return None if text in ("None", "null", "") and _accepts(annotation, type(None)) else text
     try:
         value = parse_yaml(text)
@@ -95,7 +107,8 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
     if origin in (dict, Mapping) or annotation in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: expected a mapping, got {value!r}")
-        return dict(value)
+        item = arguments[1] if len(arguments) == 2 else Any
+        return {key: coerce(entry, item, f"{where}.{key}") for key, entry in value.items()}
     if is_dataclass(annotation):
         from wesp_lap.config import from_mapping
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from wesp_lap.coerce import coerce, parse_yaml
+from wesp_lap.coerce import coerce, format_yaml, parse_yaml
 from wesp_lap.errors import ConfigError
 from wesp_lap.files import PathLike, atomic_write
 
@@ -57,7 +57,9 @@ def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except FileNotFoundError as error:
         child = f" (named as 'base' in {seen[-1]})" if seen else ""
         raise ConfigError(f"{path}: no such file{child}") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -83,9 +85,15 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
-    """Lay ``{"a.b.c": "text"}`` from the command line over ``tree``; the text is read as YAML."""
-    for dotted, text in overrides.items():
-        value = parse_yaml(text) if isinstance(text, str) else text
+    """Lay ``{"a.b.c": "text"}`` from the command line over ``tree``; the text is read as YAML.
+
+    Names of sections come first, so that the options given with a new name stay in any order.
+    """
+    for dotted, text in sorted(overrides.items(), key=lambda item: not item[0].endswith(".name")):
+        try:
+            value = parse_yaml(text) if isinstance(text, str) else text
+        except (yaml.YAMLError, ConfigError) as error:
+            raise ConfigError(f"--{dotted}: cannot read {text!r} as YAML") from error
         for part in reversed(dotted.split(".")):
             value = {part: value}
         tree = merge(tree, value)
@@ -202,4 +210,4 @@ def to_plain(value: Any) -> Any:
 def save_yaml(path: PathLike, settings: Any) -> None:
     """Write resolved settings so that load_yaml gives them back."""
     with atomic_write(path) as stream:
-        yaml.safe_dump(to_plain(settings), stream, sort_keys=False, allow_unicode=True)
+        stream.write(format_yaml(to_plain(settings)))
