@@ -13,8 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import soundfile
-
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT, tiny_frontend
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,26 +113,6 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> TinyCorpus:
         )
     )
     return TinyCorpus(data, trials, 16000, speakers, utterances)
-
-
-def tiny_frontend(model_type: str = "wavlm", **changes: object) -> dict[str, object]:
-    """Return a ``frontend.config`` of two narrow layers that is built in milliseconds."""
-    config: dict[str, object] = {
-        "model_type": model_type,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "conv_dim": [16] * 7,
-        "feat_extract_norm": "layer",
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-        "apply_spec_augment": False,
-        "layerdrop": 0.0,
-    }
-    if model_type == "wavlm":
-        config["num_buckets"] = 16
-    return {**config, **changes}
 
 
 @pytest.fixture

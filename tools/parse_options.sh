@@ -4,10 +4,11 @@
 #   use_gpu=false  # train on a GPU
 #   . tools/parse_options.sh
 #
-# An option is a lower-case variable that the script assigns at the start of a line above the line
-# that sources this file, unless it takes the output of a command (here=$(pwd)) or is an array;
-# dashes stand for underscores. A default of true or false takes only these two words and a whole
-# number takes only whole numbers (write 1.0 where fractions are welcome).
+# An option is a lower-case variable (or HOST_NODE_ADDR, which users of other recipes know) that
+# the script assigns at the start of a line above the line that sources this file, unless it takes
+# the output of a command (here=$(pwd)) or is an array; dashes stand for underscores. A default of
+# true or false takes only these two words and a whole number takes only whole numbers (write 1.0
+# where fractions are welcome).
 # Values are stored as they are, never evaluated. Words that are no options are refused, unless
 # the script has set allow_arguments=true: then they are left in "$@". "--help" shows the script's
 # $help_message, or its leading comment block, and the options with their defaults.
@@ -20,7 +21,7 @@ _option_words=0
 # Finds the options of script $1 above its line $2.
 _options_find() {
   local _line _name
-  local _pattern='^([a-z][a-z0-9_]*)=([^(]|$)'
+  local _pattern='^([a-z][a-z0-9_]*|HOST_NODE_ADDR)=([^(]|$)'
   while IFS= read -r _line; do
     [[ $_line =~ $_pattern && $_line != *'=$('* && $_line != *'="$('* ]] || continue
     _name=${BASH_REMATCH[1]}

@@ -8,6 +8,7 @@
 #   conf phases    folder of settings, and which of its files are trained, in order
 #   nproc num_nodes HOST_NODE_ADDR   processes per node, nodes, where they meet
 #   nj num_avg top_n num_pairs       jobs, checkpoints averaged, AS-norm and calibration sizes
+#   untrained      true to extract and score with the untrained network too, for comparison
 #   overrides      array of further "--section.key value" words for training
 #
 # Needs tools/steps.sh. Every function skips what is done and was made from the same input.
@@ -50,13 +51,11 @@ default_processes() {
   if [ "$gpus" -gt 0 ]; then echo "$gpus"; else echo 2; fi
 }
 
-command_of() { printf 'wesp_lap.bin.%s' "$1"; }
-
 # run NAME ARGUMENTS...: one of the toolkit's commands.
 run() {
   local name=$1
   shift
-  "$PYTHON" -m "$(command_of "$name")" "$@"
+  "$PYTHON" -m "wesp_lap.bin.$name" "$@"
 }
 
 # Stage 1: checked copies of the data directories with absolute paths and durations.
@@ -92,7 +91,7 @@ stage_train() {
     log "  phase $phase on $nproc processes"
     once "train_$phase" -i "$conf"/*.yaml "$exp_dir/data/train/shard.list" \
       ${before:+"$before/final/state.json"} -o "$exp_dir/$phase/final" -- \
-      launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" "$(command_of train)" \
+      launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" wesp_lap.bin.train \
       --config "$conf/$phase.yaml" --exp_dir "$exp_dir/$phase" "${options[@]}" \
       ${before:+--init_from "$before"} ${overrides[@]+"${overrides[@]}"}
     before=$exp_dir/$phase
@@ -111,8 +110,10 @@ stage_extract() {
   for set in train eval; do
     run extract --model "$exp_dir/model" --data "$exp_dir/data/$set" \
       --out "$exp_dir/embeddings/$set" --nj "$nj"
-    run extract --model "$(first_phase)/checkpoints/epoch_000" --data "$exp_dir/data/$set" \
-      --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
+    if $untrained; then
+      run extract --model "$(first_phase)/checkpoints/epoch_000" --data "$exp_dir/data/$set" \
+        --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
+    fi
   done
 }
 
@@ -133,9 +134,12 @@ scoring_options() {
 
 # Stage 5: cosine with mean subtraction, of the trained and of the untrained network.
 stage_score() {
-  local folder files
-  local -a options
-  for folder in "$exp_dir/untrained" "$exp_dir"; do
+  local folder
+  local -a options files folders=("$exp_dir")
+  if $untrained; then
+    folders=("$exp_dir/untrained" "$exp_dir")
+  fi
+  for folder in "${folders[@]}"; do
     mapfile -t options < <(scoring_options "$folder/embeddings")
     mapfile -t files < <(score_files "$folder/scores" "")
     once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json ${trials//,/ } \
@@ -180,7 +184,9 @@ write_report() {
     dirs+=${dirs:+,}$exp_dir/$phase
   done
   run report --trials "$trials" --scores_dir "$exp_dir/scores" --out "$exp_dir" \
-    --untrained_scores_dir "$exp_dir/untrained/scores" --phases "$dirs" --note "${note:-}"
+    --phases "$dirs" --note "${note:-}" $(
+      if $untrained; then echo --untrained_scores_dir "$exp_dir/untrained/scores"; fi
+    )
 }
 
 # Stage 8: model, mean, calibration and card in one directory, loaded again and checked.
@@ -198,4 +204,16 @@ stage_export() {
 stage_report() {
   write_report
   log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $exp_dir/export"
+}
+
+# Stages 2 to 10, the same for all recipes. 9 is free: the later phases belong to stage 3.
+run_common_stages() {
+  if run_stage 2 "shards and noise bank"; then stage_shards; fi
+  if run_stage 3 "training"; then stage_train; fi
+  if run_stage 4 "checkpoint average and extraction"; then stage_extract; fi
+  if run_stage 5 "cosine scores"; then stage_score; fi
+  if run_stage 6 "AS-norm"; then stage_norm; fi
+  if run_stage 7 "calibration"; then stage_calibrate; fi
+  if run_stage 8 "export"; then stage_export; fi
+  if run_stage 10 "report"; then stage_report; fi
 }

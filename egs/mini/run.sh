@@ -33,12 +33,14 @@ top_n=20                             # cohort speakers that count in AS-norm
 num_pairs=4000                       # training pairs of the calibration
 utterances_per_shard=200             # size of a shard
 train_options=                       # further settings, in quotes: "--seed 1 --data.batch_size 32"
+corpus=$here/data/synthetic          # where the synthetic corpus is kept
 corpus_options=                      # options of local/make_corpus.py, in quotes
 
 . "$here/../../tools/parse_options.sh"
 num_nodes=1
 HOST_NODE_ADDR=
 enroll_map=
+untrained=true
 note=
 
 if [ -n "$train$eval$trials" ]; then
@@ -57,49 +59,20 @@ read -ra overrides <<<"$train_options"
 [ -z "$backend" ] || overrides+=(--backend.name "$backend")
 [ "$nproc" -gt 0 ] || nproc=$(default_processes)
 
+synthetic=false
 if [ -z "$train" ]; then
-  corpus=$here/data/synthetic
+  synthetic=true
   train=$corpus/train eval=$corpus/eval trials=$corpus/eval/trials,$corpus/eval/trials_hard
   musan=$corpus/musan rirs=$corpus/rirs
   note="The speech is synthetic: these figures show that the steps work, not how well they work."
 fi
 
 if run_stage 1 "data directories"; then
-  if [ -n "${corpus:-}" ]; then
+  if $synthetic; then
     # shellcheck disable=SC2086  # several words are meant
     "$PYTHON" "$here/local/make_corpus.py" --out "$corpus" $corpus_options
   fi
   stage_data
 fi
 
-if run_stage 2 "shards and noise bank"; then
-  stage_shards
-fi
-
-if run_stage 3 "training"; then
-  stage_train
-fi
-
-if run_stage 4 "checkpoint average and extraction"; then
-  stage_extract
-fi
-
-if run_stage 5 "cosine scores"; then
-  stage_score
-fi
-
-if run_stage 6 "AS-norm"; then
-  stage_norm
-fi
-
-if run_stage 7 "calibration"; then
-  stage_calibrate
-fi
-
-if run_stage 8 "export"; then
-  stage_export
-fi
-
-if run_stage 10 "report"; then
-  stage_report
-fi
+run_common_stages

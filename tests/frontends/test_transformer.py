@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_frontend
+from helpers import tiny_frontend
 
 from wesp_lap.config import Section, build
 from wesp_lap.errors import ConfigError

@@ -1,0 +1,45 @@
+"""What several rooms' tests need and is no fixture."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny_frontend(model_type: str = "wavlm", **changes: object) -> dict[str, object]:
+    """Return a ``frontend.config`` of two narrow layers that is built in milliseconds."""
+    config: dict[str, object] = {
+        "model_type": model_type,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_dim": [16] * 7,
+        "feat_extract_norm": "layer",
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "apply_spec_augment": False,
+        "layerdrop": 0.0,
+    }
+    if model_type == "wavlm":
+        config["num_buckets"] = 16
+    return {**config, **changes}
+
+
+def run_recipe(recipe: str, *words: object) -> subprocess.CompletedProcess:
+    """Run ``egs/RECIPE/run.sh`` with this interpreter; output and errors come back together."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    environment.pop("OMP_NUM_THREADS", None)
+    return subprocess.run(
+        ["bash", str(ROOT / "egs" / recipe / "run.sh"), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        env=environment,
+        check=False,
+    )

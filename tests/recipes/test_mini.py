@@ -1,0 +1,150 @@
+"""egs/mini from a synthetic corpus to the results table, at a tiny setting."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, run_recipe
+
+from wesp_lap.kaldi.ark import read_vectors, verify
+from wesp_lap.kaldi.scores import read_scores
+from wesp_lap.model import SpeakerModel
+
+CORPUS = (
+    "--num_train_speakers 6 --num_train_sessions 2 --num_train_utterances 3 "
+    "--num_eval_speakers 4 --num_eval_sessions 2 --num_eval_utterances 2 "
+    "--num_noises 3 --num_tunes 2 --num_talkers 3 --num_rooms 2"
+)
+METHODS = ["untrained cosine", "cosine", "asnorm", "qmf"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, tiny_conf):
+    folder = tmp_path_factory.mktemp("mini")
+    return [
+        f"--exp_dir={folder / 'exp'}",
+        f"--corpus={folder / 'corpus'}",
+        f"--corpus_options={CORPUS}",
+        f"--conf={tiny_conf}",
+        "--top_n=4",
+        "--num_pairs=200",
+        "--utterances_per_shard=16",
+    ]
+
+
+@pytest.fixture(scope="module")
+def exp_dir(words):
+    return type(ROOT)(words[0].removeprefix("--exp_dir="))
+
+
+@pytest.fixture(scope="module")
+def first_run(words):
+    pytest.importorskip("espeakng_loader")
+    done = run_recipe("mini", *words)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def test_every_stage_runs_and_ends_in_a_table(first_run, exp_dir):
+    assert re.findall(r"Stage (\d+): ", first_run) == ["1", "2", "3", "4", "5", "6", "7", "8", "10"]
+    rows = [line.split("\t") for line in (exp_dir / "results.tsv").read_text().splitlines()]
+    assert rows[0] == ["trials", "method", "eer", "mindcf01", "mindcf05"]
+    assert [row[:2] for row in rows[1:]] == [
+        [trials, method] for trials in ("trials", "trials_hard") for method in METHODS
+    ]
+    for row in rows[1:]:
+        assert 0 <= float(row[2]) <= 100
+        assert " | ".join(row[0].ljust(11) for _ in "x") in first_run
+
+
+def test_training_ran_in_two_processes_through_all_phases(first_run, exp_dir):
+    for phase in ("frozen", "joint", "large_margin"):
+        assert "2 x cpu" in (exp_dir / phase / "train.log").read_text()
+        assert (exp_dir / phase / "final" / "model.safetensors").is_file()
+
+
+def test_embeddings_are_whole_and_belong_to_the_averaged_model(first_run, exp_dir):
+    import kaldiio
+    import soundfile
+
+    keys, matrix = read_vectors(exp_dir / "embeddings/eval/xvector.scp")
+    assert len(keys) == 4 * 2 * 2
+    verify(exp_dir / "embeddings/eval/xvector")
+    theirs = kaldiio.load_scp(str(exp_dir / "embeddings/eval/xvector.scp"))
+    np.testing.assert_array_equal(theirs[keys[0]], matrix[0])
+    wav = dict(line.split() for line in (exp_dir / "data/eval/wav.scp").read_text().splitlines())
+    wave, _ = soundfile.read(wav[keys[0]], dtype="float32")
+    model = SpeakerModel.from_pretrained(exp_dir / "export")
+    np.testing.assert_allclose(model.embed(torch.from_numpy(wave)), matrix[0], atol=1e-5)
+
+
+def test_scores_of_all_methods_cover_the_trials(first_run, exp_dir):
+    for suffix in ("", ".asnorm", ".qmf"):
+        trials, scores = read_scores(exp_dir / "scores" / f"trials{suffix}.score")
+        lines = (exp_dir.parent / "corpus/eval/trials").read_text().splitlines()
+        assert len(scores) == len(trials.enroll) == len(lines)
+
+
+def test_a_second_run_skips_everything_and_prints_the_same_table(first_run, words, exp_dir):
+    before = {path: path.stat().st_mtime_ns for path in (exp_dir / "embeddings").rglob("*.ark")}
+    again = run_recipe("mini", *words)
+    assert again.returncode == 0, again.stdout[-3000:]
+    table = [line for line in first_run.splitlines() if line.startswith("| trials")]
+    assert table == [line for line in again.stdout.splitlines() if line.startswith("| trials")]
+    for name in ("train_frozen", "train_joint", "train_large_margin", "asnorm", "calibrate"):
+        assert f"{name}: up to date" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_what_was_deleted_is_made_again(first_run, words, exp_dir):
+    (exp_dir / "scores/trials.asnorm.score").unlink()
+    again = run_recipe("mini", *words, "--stage=6")
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert (exp_dir / "scores/trials.asnorm.score").is_file()
+    assert "asnorm: up to date" not in again.stdout
+
+
+def sentence_of(done):
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    return done.stdout
+
+
+def test_an_unknown_setting_stops_the_recipe_with_its_name(first_run, words, tmp_path):
+    words = [f"--exp_dir={tmp_path}", *words[1:], "--train_options=--training.epoch 3"]
+    assert run_recipe("mini", *words, "--stop_stage=2").returncode == 0
+    text = sentence_of(run_recipe("mini", *words, "--stage=3"))
+    assert text.count("error: training: unknown 'epoch' (did you mean 'epochs'?)") == 1
+    assert "stage 3 (training) failed" in text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--train=nowhere"], "nowhere: no such data directory"),
+        (["--trials=TRIALS"], "nobody"),
+    ],
+    ids=["missing corpus", "unknown trial ids"],
+)
+def test_bad_input_stops_stage_1_with_its_name(tiny_corpus, tmp_path, change, message):
+    trials = tmp_path / "trials"
+    trials.write_text("spk00-0 nobody target\nspk00-0 spk01-0 nontarget\n")
+    defaults = {
+        "--train": tiny_corpus.data,
+        "--eval": tiny_corpus.data,
+        "--trials": tiny_corpus.trials,
+    }
+    for word in change:
+        name, value = word.split("=")
+        defaults[name] = trials if value == "TRIALS" else value
+    words = [f"{name}={value}" for name, value in defaults.items()]
+    text = sentence_of(run_recipe("mini", *words, f"--exp_dir={tmp_path / 'exp'}"))
+    assert message in text
+    assert "stage 1 (data directories) failed" in text
+
+
+def test_own_data_takes_all_three_options(tmp_path):
+    done = run_recipe("mini", "--train=x", f"--exp_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "give --train, --eval and --trials together" in done.stdout
