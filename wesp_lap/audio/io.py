@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from wesp_lap.files import PathLike
 # What libsndfile reads; other containers go through ffmpeg.
 SOUNDFILE_SUFFIXES = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "sph"})
 _FFMPEG_SECONDS = 600
+# WAV headers written to a pipe give this length or a larger one: the writer did not know it.
+_UNKNOWN_LENGTH = 0x7FFFF000
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def decode(
                     f"{label}: {stream.channels} channels; mono is expected. Mix down first, for "
                     "example with 'ffmpeg -i IN -ac 1 OUT.flac'"
                 )
+            if stop is None and (missing := _missing_bytes(source)):
+                raise _cut_short(f"{label}: {missing} bytes are missing at the end")
             stop = stream.frames if stop is None else min(stop, stream.frames)
             if start:
                 stream.seek(start)
@@ -75,11 +81,28 @@ def decode(
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise _unreadable(label, error) from error
     if len(wave) != stop - start or len(wave) == 0:
-        raise DataError(
-            f"{label}: {len(wave)} of {stop - start} samples could be decoded; the file is cut "
-            "short or damaged. Replace it or take it out of wav.scp"
-        )
+        raise _cut_short(f"{label}: {len(wave)} of {stop - start} samples could be decoded")
     return wave, rate
+
+
+def _missing_bytes(source: PathLike | bytes) -> int:
+    """Return what a WAV lacks of the samples its header announces: libsndfile does not tell."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
+        form = stream.read(12)
+        if form[:4] != b"RIFF" or form[8:] != b"WAVE":
+            return 0
+        while len(head := stream.read(8)) == 8:
+            name, size = struct.unpack("<4sI", head)
+            if name == b"data":
+                end = stream.tell() + (size if size < _UNKNOWN_LENGTH else 0)
+                return max(end - stream.seek(0, os.SEEK_END), 0)
+            stream.seek(size + size % 2, os.SEEK_CUR)
+    return 0
+
+
+def _cut_short(what: str) -> DataError:
+    mend = "Replace it or take it out of wav.scp"
+    return DataError(f"{what}; the file is cut short or damaged. {mend}")
 
 
 def encode(wave: np.ndarray, sample_rate: int, suffix: str) -> bytes:
