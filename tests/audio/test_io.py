@@ -1,0 +1,170 @@
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from wesp_lap.audio.io import AudioInfo, decode, encode, needs_ffmpeg, probe
+from wesp_lap.errors import DataError
+
+RATE = 16000
+WAVE = (np.random.default_rng(0).standard_normal(2 * RATE) * 0.1).astype(np.float32)
+
+
+@pytest.fixture(params=["wav", "flac"])
+def path(request, tmp_path):
+    path = tmp_path / f"speech.{request.param}"
+    soundfile.write(path, WAVE, RATE, subtype="PCM_16")
+    return path
+
+
+def test_a_whole_file_is_what_soundfile_reads(path):
+    wave, rate = decode(path)
+    expected, _ = soundfile.read(path, dtype="float32")
+    assert rate == RATE and wave.dtype == np.float32
+    np.testing.assert_array_equal(wave, expected)
+    np.testing.assert_allclose(wave, WAVE, atol=1 / 32768)
+    assert probe(path) == AudioInfo(RATE, 2 * RATE, 1) and probe(path).seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(0, 1), (0, 2 * RATE), (1, 2), (4095, 4097), (5000, 21000), (31999, 32000), (30000, 99999)],
+)
+def test_a_part_is_the_slice_of_the_whole_from_files_and_bytes(path, start, stop):
+    whole, _ = decode(path)
+    for source in (path, path.read_bytes()):
+        np.testing.assert_array_equal(decode(source, start, stop)[0], whole[start:stop])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_encoded_bytes_decode_to_16_bit_values(suffix):
+    content = encode(np.array([0.5, -0.25, 1.5, -1.5, 0], np.float32), 8000, suffix)
+    wave, rate = decode(content)
+    assert rate == 8000 and probe(content).samples == 5
+    np.testing.assert_allclose(wave, [0.5, -0.25, 32767 / 32768, -1, 0], atol=0.6 / 32768)
+
+
+def test_several_channels_are_refused_with_the_mend(tmp_path):
+    path = tmp_path / "two.flac"
+    soundfile.write(path, np.stack([WAVE, WAVE], 1), RATE)
+    with pytest.raises(DataError, match=r"two\.flac: 2 channels; mono .*'ffmpeg -i IN -ac 1 OUT"):
+        decode(path)
+
+
+@pytest.mark.parametrize("lost", [1, 100, 10000, 50000])
+def test_a_file_that_is_cut_short_is_named(path, lost):
+    content = path.read_bytes()
+    path.write_bytes(content[:-lost])
+    with pytest.raises(DataError, match=rf"{path.name}: "):
+        decode(path)
+    with pytest.raises(DataError, match="utt7: "):
+        decode(path.read_bytes(), name="utt7")
+
+
+def test_a_cut_wav_says_how_much_is_missing(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, WAVE, RATE)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(DataError, match=r"1000 bytes are missing .* Replace it or take it out"):
+        decode(path)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_that_came_through_a_pipe_has_no_length_to_keep(tmp_path, size):
+    content = bytearray(encode(WAVE, RATE, "wav"))
+    place = content.index(b"data") + 4
+    content[place : place + 4] = struct.pack("<I", size)
+    np.testing.assert_allclose(decode(bytes(content))[0], WAVE, atol=1 / 32768)
+
+
+def test_chunks_around_the_samples_are_passed_over(tmp_path):
+    content = encode(WAVE, RATE, "wav")
+    note = b"LIST" + struct.pack("<I", 5) + b"odd!!\0"
+    longer = content[:12] + note + content[12:] + note
+    longer = longer[:4] + struct.pack("<I", len(longer) - 8) + longer[8:]
+    np.testing.assert_array_equal(decode(longer)[0], decode(content)[0])
+    with pytest.raises(DataError, match="10 bytes are missing"):
+        decode(longer[: -len(note) - 10])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not audio at all " * 9])
+def test_what_is_no_audio_is_named(tmp_path, suffix, content):
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(content)
+    for read in (decode, probe):
+        with pytest.raises(DataError, match=rf"x\.{suffix}: cannot be read as audio"):
+            read(path)
+
+
+def test_a_file_without_samples_and_a_missing_file_are_named(tmp_path):
+    soundfile.write(tmp_path / "none.wav", WAVE[:0], RATE)
+    with pytest.raises(DataError, match=r"none\.wav: 0 of 0 samples"):
+        decode(tmp_path / "none.wav")
+    with pytest.raises(DataError, match=r"gone\.flac: cannot be read"):
+        decode(tmp_path / "gone.flac")
+    with pytest.raises(DataError, match=r"gone\.flac: cannot be read"):
+        probe(tmp_path / "gone.flac")
+
+
+def test_a_start_behind_the_end_is_an_error(path):
+    with pytest.raises(DataError, match=path.name):
+        decode(path, 3 * RATE, 4 * RATE)
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"), [("a.wav", False), ("b/c.FLAC", False), ("a.m4a", True), ("a", True)]
+)
+def test_suffixes_that_need_ffmpeg(name, foreign):
+    assert needs_ffmpeg(Path(name)) is foreign
+
+
+def test_without_ffmpeg_one_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "x.m4a").write_bytes(b"...")
+    with pytest.raises(DataError) as caught:
+        decode(tmp_path / "x.m4a")
+    assert str(caught.value) == (
+        f"{tmp_path}/x.m4a: '.m4a' files are decoded by ffmpeg, which is not on PATH; install "
+        "ffmpeg or convert the corpus to FLAC or WAV"
+    )
+
+
+def fake_ffmpeg(folder, monkeypatch, script):
+    program = folder / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_ffmpeg_decodes_other_containers_and_reads_nothing_but_the_file(tmp_path, monkeypatch):
+    (tmp_path / "decoded.wav").write_bytes(encode(WAVE, RATE, "wav"))
+    script = f'echo "$@" > {tmp_path}/words; cat {tmp_path}/decoded.wav'
+    fake_ffmpeg(tmp_path, monkeypatch, script)
+    path = tmp_path / "-i evil.m4a"
+    path.write_bytes(b"...")
+    wave, rate = decode(path, 100, 200)
+    assert rate == RATE
+    np.testing.assert_allclose(wave, WAVE[100:200], atol=1 / 32768)
+    words = (tmp_path / "words").read_text()
+    assert f"-protocol_whitelist file,pipe -i file:{path}" in words and "-nostdin" in words
+
+
+def test_a_failure_of_ffmpeg_is_told_in_its_words(tmp_path, monkeypatch):
+    fake_ffmpeg(tmp_path, monkeypatch, "echo first >&2; echo 'moov atom not found' >&2; exit 1")
+    with pytest.raises(DataError, match=r"x\.m4a: ffmpeg failed: moov atom not found$"):
+        decode(tmp_path / "x.m4a")
+
+
+def test_an_endless_ffmpeg_is_given_up(tmp_path, monkeypatch):
+    fake_ffmpeg(tmp_path, monkeypatch, "")
+
+    def run(*_args, timeout, **_options):
+        raise subprocess.TimeoutExpired("ffmpeg", timeout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(DataError, match=r"x\.m4a: ffmpeg did not finish in \d+ s"):
+        decode(tmp_path / "x.m4a")
