@@ -19,7 +19,7 @@ def load_utterance(path: Path, segment: Segment | None, sample_rate: int = 16000
     """
     wave, rate = decode(path)
     if segment is not None:
-        wave = wave[int(segment.start * rate) : round(segment.end * rate)]
+        wave = wave[round(segment.start * rate) : round(segment.end * rate)]
         if len(wave) == 0:
             raise DataError(f"{path}: the segment lies beyond the end of the recording")
     if rate != sample_rate:
