@@ -35,12 +35,13 @@ class NoiseBank:
         self._pieces = {
             name: np.asarray(rows, dtype=np.int64).reshape(-1, 2) for name, rows in index.items()
         }
-        expected = max(int(rows.sum(axis=1).max()) for rows in self._pieces.values() if len(rows))
-        actual = (self._folder / _SAMPLES_FILE).stat().st_size // 2
+        expected = max(
+            (int(r.sum(axis=1).max(initial=0)) for r in self._pieces.values()), default=0
+        )
+        samples = self._folder / _SAMPLES_FILE
+        actual = samples.stat().st_size // 2 if samples.is_file() else 0
         if actual < expected:
-            raise DataError(
-                f"{self._folder / _SAMPLES_FILE}: {actual} of {expected} samples; make it again"
-            )
+            raise DataError(f"{samples}: {actual} of {expected} samples; make the noise bank again")
         self._samples: np.ndarray | None = None
 
     @property
@@ -82,12 +83,15 @@ def make_noise_bank(
     files = {name: list(_audio_under(musan, name)) for name in NOISE_CATEGORIES if musan}
     if rirs:
         files["rir"] = list(_rir_files(Path(rirs)))
-    empty = [name for name, paths in files.items() if not paths]
-    if empty or not files:
-        raise DataError(
-            f"no audio for {', '.join(empty) or 'the noise bank'} under {musan or rirs}; expected "
-            "MUSAN's folders noise/ music/ speech/ or the layout of RIRS_NOISES"
-        )
+    if not files:
+        raise DataError("no source for the noise bank: give --musan DIR, --rirs DIR, or both")
+    empty = [
+        f"no audio for '{name}' under {rirs if name == 'rir' else musan}"
+        for name, paths in files.items()
+        if not paths
+    ]
+    mend = "Expected are MUSAN's folders noise/ music/ speech/ and the layout of RIRS_NOISES."
+    raise_problems("no noise bank", empty, mend)
     inputs = [path for paths in files.values() for path in paths]
     stamp = Stamp(Path(out) / "done.json", {"seed": seed, "format": 1}, inputs)
     if not stamp.is_fresh():
@@ -106,6 +110,8 @@ def _write_bank(out: Path, files: dict[str, list[Path]], seed: int) -> dict[str,
         for number, (name, path) in enumerate(progress(todo, "noise bank", unit="file")):
             try:
                 wave = _read(path, generator(seed, number))
+                if name == "rir" and not wave.any():
+                    raise DataError("an impulse response of zeros only")
             except (DataError, RuntimeError, OSError) as error:
                 problems.append(f"{path}: {error}")
                 continue
