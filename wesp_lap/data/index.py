@@ -7,6 +7,8 @@ at ``offset`` of the tar. Format: docs/formats.md.
 
 from __future__ import annotations
 
+import hashlib
+import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.files import PathLike, atomic_write
 
 _COLUMNS = 6
+_HEADER = "# wesp_lap shard index"
 
 
 class Entry(NamedTuple):
@@ -39,7 +42,7 @@ def index_path(tar: PathLike) -> Path:
 def write_index(tar: PathLike, digest: str, entries: Sequence[Entry]) -> None:
     """Write the index of ``tar``; ``digest`` says what the shard was made from."""
     with atomic_write(index_path(tar)) as stream:
-        stream.write(f"# wesp_lap shard index, made from {digest}\n")
+        stream.write(f"{_HEADER}, made from {digest}\n")
         stream.writelines(
             f"{e.key}\t{e.speaker}\t{e.offset}\t{e.size}\t{e.samples}\t{e.crc32:08x}\n"
             for e in entries
@@ -62,8 +65,11 @@ def read_index(tar: PathLike) -> list[Entry]:
         raise DataError(f"{tar}: no such shard")
     if not path.is_file():
         raise DataError(f"{tar}: no index beside it ({path.name}); make the shards again")
+    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    if not header.startswith(_HEADER):
+        raise DataError(f"{path}: no shard index: its first line is not '{_HEADER} ...'")
     entries, bad = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
+    for number, line in enumerate(lines, 2):
         parts = line.split("\t")
         try:
             if len(parts) != _COLUMNS:
@@ -73,10 +79,19 @@ def read_index(tar: PathLike) -> list[Entry]:
         except ValueError:
             bad.append(f"{path}:{number}: expected key speaker offset size samples crc32")
     raise_problems("broken shard index", bad, "Make the shards again.")
-    length = Path(tar).stat().st_size
-    if entries and entries[-1].offset + entries[-1].size > length:
-        raise DataError(f"{tar}: cut short: {length} bytes; make the shards again")
+    _check_length(Path(tar), path, entries)
     return entries
+
+
+def _check_length(tar: Path, path: Path, entries: Sequence[Entry]) -> None:
+    """Compare the tar with the end of the last utterance: one of the two may be cut short."""
+    length = tar.stat().st_size
+    end = entries[-1].offset + entries[-1].size if entries else 0
+    if length < end:
+        raise DataError(f"{tar}: cut short: {length} of {end} bytes; make the shards again")
+    # A tar ends with two blocks of zeros and is filled up to a whole record.
+    if length >= end + 3 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE:
+        raise DataError(f"{path}: cut short: it ends before {tar.name} does; make the shards again")
 
 
 def read_list(path: PathLike) -> list[Path]:
@@ -109,6 +124,13 @@ class Utterances:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def digest(self) -> str:
+        """Return a digest of which utterances these are, whose, and of what content."""
+        state = hashlib.sha256()
+        for column in (self.keys, self.speakers, self.crc32):
+            state.update(column.tobytes())
+        return state.hexdigest()
 
     @property
     def seconds(self) -> float:
