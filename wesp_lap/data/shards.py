@@ -5,10 +5,13 @@ Each utterance is two members, ``KEY.spk`` (the speaker's name) and ``KEY.SUFFIX
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import multiprocessing
 import tarfile
 import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,7 @@ class _Source:
     speaker: str
     path: Path
     segment: Segment | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,9 @@ def make_shards(
     """
     plan = _plan(data, Path(out), utterances_per_shard, prefix, audio_format, sample_rate, seed)
     done, bad = [], []
-    with ProcessPoolExecutor(max_workers=max(jobs, 1)) as pool:
-        for entries, faults in progress(pool.map(_pack, plan), "shards", len(plan), "shard"):
-            done += entries
-            bad += faults
+    for entries, faults in progress(_packed(plan, jobs), "shards", len(plan), "shard"):
+        done += entries
+        bad += faults
     if len(bad) > max_bad:
         mend = f"Mend or remove them, or allow them with --max_bad {len(bad)}."
         raise DataError(problem_list(f"{data}: utterances that cannot be packed", bad, mend))
@@ -114,12 +117,7 @@ def _plan(
     source = DataDir.load(data)
     keys = source.utterances
     order = generator(seed).permutation(len(keys))
-    sources = [
-        _Source(
-            keys[i], source.utt2spk[keys[i]], source.resolve(keys[i]), source.segments.get(keys[i])
-        )
-        for i in order
-    ]
+    sources = [_source(source, keys[i]) for i in order]
     out.mkdir(parents=True, exist_ok=True)
     return [
         _Job(
@@ -132,11 +130,29 @@ def _plan(
     ]
 
 
+def _source(data: DataDir, key: str) -> _Source:
+    try:
+        return _Source(key, data.utt2spk[key], data.resolve(key), data.segments.get(key))
+    except DataError as error:  # reported together with the others
+        return _Source(key, data.utt2spk[key], Path(), None, str(error))
+
+
+def _packed(plan: Sequence[_Job], jobs: int) -> Iterator[tuple[list[Entry], list[str]]]:
+    """Make the shards here or in ``jobs`` processes, in the order of the plan."""
+    if jobs <= 1 or len(plan) == 1:
+        yield from map(_pack, plan)
+        return
+    # Spawned, since a forked process may hang in libraries that had threads.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_pack, plan)
+
+
 def _pack(job: _Job) -> tuple[list[Entry], list[str]]:
     """Make one shard; return its index and what could not be packed."""
     digest = job.digest()
     if index_digest(job.tar) == digest:
-        return read_index(job.tar), []
+        with contextlib.suppress(DataError):  # damaged since: made again
+            return read_index(job.tar), []
     entries: list[Entry] = []
     bad: list[str] = []
     with (
@@ -160,9 +176,9 @@ def _pack(job: _Job) -> tuple[list[Entry], list[str]]:
 
 def _audio(source: _Source, job: _Job) -> tuple[bytes, str, int]:
     """Return the encoded audio of an utterance, its suffix, and its number of samples."""
+    if source.problem:
+        raise DataError(source.problem)
     suffix = source.path.suffix.lower().lstrip(".")
-    if not source.path.is_file():
-        raise DataError(f"{source.path}: no such file")
     if source.segment is None and not needs_ffmpeg(source.path):
         info = probe(source.path)
         same = job.audio_format in ("keep", suffix) and info.sample_rate == job.sample_rate
