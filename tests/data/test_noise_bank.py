@@ -1,0 +1,200 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+from corpora import noise
+
+from wesp_lap.data.noise_bank import NoiseBank, make_noise_bank
+from wesp_lap.errors import DataError
+
+RATE = 16000
+
+
+def write(path, wave, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, rate, subtype="PCM_16")
+
+
+@pytest.fixture
+def musan(tmp_path):
+    """MUSAN's layout; every file holds one value, so that a piece tells where it comes from."""
+    folder = tmp_path / "musan"
+    for number, (name, seconds) in enumerate(
+        {"noise/free/a": 2, "noise/b": 12.5, "music/x/c": 5, "speech/us/d": 8}.items(), 1
+    ):
+        write(folder / f"{name}.wav", np.full(int(seconds * RATE), number / 100))
+    (folder / "noise" / "ANNOTATIONS").write_text("text")
+    return folder
+
+
+@pytest.fixture
+def rirs(tmp_path):
+    """The layout of RIRS_NOISES: a list of real responses, and simulated ones."""
+    folder = tmp_path / "RIRS_NOISES"
+    real = folder / "real_rirs_isotropic_noises"
+    write(real / "two.wav", np.stack([np.full(100, 0.5), np.full(100, -0.5)], 1))
+    write(real / "not_listed.wav", np.full(7, 0.9))
+    write(folder / "simulated_rirs" / "small" / "Room1" / "1.wav", noise(1, 300))
+    (real / "rir_list").write_text(
+        "--rir-id real_1 --room-id r RIRS_NOISES/real_rirs_isotropic_noises/two.wav\n\n"
+    )
+    return folder
+
+
+def draws(bank, category, count=60):
+    rng = np.random.default_rng(0)
+    return [bank.draw(category, rng) for _ in range(count)]
+
+
+def test_recordings_become_pieces_of_5_s_every_3_s(tmp_path, musan):
+    counts = make_noise_bank(tmp_path / "bank", musan)
+    # 12.5 s hold pieces from 0, 3 and 6 s; 8 s hold two; what is no longer than 5 s stays whole.
+    assert counts == {"noise": 1 + 3, "music": 1, "speech": 2}
+    bank = NoiseBank(tmp_path / "bank")
+    assert bank.counts == counts
+    lengths = {(len(wave), round(float(wave[0]), 2)) for wave in draws(bank, "noise")}
+    assert lengths == {(2 * RATE, 0.01), (5 * RATE, 0.02)}
+    for category, value in (("music", 0.03), ("speech", 0.04)):
+        for wave in draws(bank, category, 5):
+            assert wave.dtype == np.float32 and wave.shape == (5 * RATE,)
+            np.testing.assert_allclose(wave, value, atol=1 / 32768)
+
+
+def test_pieces_start_where_they_should(tmp_path):
+    ramp = np.arange(12 * RATE) / (12 * RATE)
+    for name in ("noise", "music", "speech"):
+        write(tmp_path / "musan" / name / "x.flac", ramp)
+    make_noise_bank(tmp_path / "bank", tmp_path / "musan")
+    starts = {round(float(w[0]) * 12, 2) for w in draws(NoiseBank(tmp_path / "bank"), "noise")}
+    assert starts == {0.0, 3.0, 6.0}
+
+
+def test_every_piece_is_drawn_equally_often(tmp_path, musan):
+    make_noise_bank(tmp_path / "bank", musan)
+    waves = draws(NoiseBank(tmp_path / "bank"), "noise", 800)
+    short = sum(len(wave) == 2 * RATE for wave in waves)
+    assert abs(short - 200) < 4 * np.sqrt(800 * 0.25 * 0.75)
+
+
+def test_responses_are_the_listed_and_the_simulated_ones_whole(tmp_path, rirs):
+    counts = make_noise_bank(tmp_path / "bank", rirs=rirs)
+    assert counts == {"rir": 2}
+    found = {len(wave): wave for wave in draws(NoiseBank(tmp_path / "bank"), "rir")}
+    assert sorted(found) == [100, 300]
+    np.testing.assert_array_equal(found[300], noise(1, 300))
+    assert np.all(found[100] == found[100][0]) and abs(found[100][0]) == 0.5
+
+
+def test_of_several_channels_a_random_one_is_taken(tmp_path, rirs):
+    values = set()
+    for seed in range(8):
+        make_noise_bank(tmp_path / f"{seed}", rirs=rirs, seed=seed)
+        waves = draws(NoiseBank(tmp_path / f"{seed}"), "rir", 20)
+        values |= {float(wave[0]) for wave in waves if len(wave) == 100}
+    assert values == {0.5, -0.5}
+
+
+@pytest.mark.parametrize("style", ["absolute", "inside", "top"])
+def test_paths_of_a_rir_list_are_found(tmp_path, rirs, style):
+    listed = rirs / "real_rirs_isotropic_noises" / "rir_list"
+    path = "real_rirs_isotropic_noises/two.wav"
+    if style == "top":
+        listed.unlink()
+        listed = rirs / "rir_list"
+    listed.write_text(f"{rirs / path if style == 'absolute' else path}\n")
+    assert make_noise_bank(tmp_path / "bank", rirs=rirs) == {"rir": 2}
+
+
+def test_a_folder_without_lists_gives_all_its_responses(tmp_path):
+    for number in range(3):
+        write(tmp_path / "rirs" / "room" / f"{number}.wav", noise(number, 50))
+    assert make_noise_bank(tmp_path / "bank", rirs=tmp_path / "rirs") == {"rir": 3}
+
+
+def test_other_rates_are_resampled(tmp_path, rirs):
+    write(rirs / "simulated_rirs" / "8k.wav", noise(0, 1000), 8000)
+    make_noise_bank(tmp_path / "bank", rirs=rirs)
+    assert {len(w) for w in draws(NoiseBank(tmp_path / "bank"), "rir")} == {100, 300, 2000}
+
+
+def test_bad_files_are_all_named_and_no_bank_is_left(tmp_path, musan, rirs):
+    (musan / "noise" / "bad.wav").write_bytes(b"RIFF")
+    write(musan / "speech" / "empty.wav", np.zeros(0))
+    write(rirs / "simulated_rirs" / "silent.wav", np.zeros(100))
+    listed = rirs / "real_rirs_isotropic_noises" / "rir_list"
+    listed.write_text(listed.read_text() + "x RIRS_NOISES/gone.wav\n")
+    with pytest.raises(DataError, match=r"cannot be read \(4 problems\)") as caught:
+        make_noise_bank(tmp_path / "bank", musan, rirs)
+    for name in (
+        "noise/bad.wav: ",
+        "empty.wav: no samples",
+        "gone.wav: ",
+        "silent.wav: an impulse",
+    ):
+        assert name in str(caught.value)
+    assert not (tmp_path / "bank" / "samples.i16").exists()
+
+
+def test_a_folder_without_a_category_is_named(tmp_path, musan, rirs):
+    os.rename(musan / "music", musan / "Music")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError) as caught:
+        make_noise_bank(tmp_path / "bank", musan, tmp_path / "empty")
+    assert f"no audio for 'music' under {musan}" in str(caught.value)
+    assert f"no audio for 'rir' under {tmp_path / 'empty'}" in str(caught.value)
+    assert "Expected are MUSAN's folders noise/ music/ speech/" in str(caught.value)
+    with pytest.raises(DataError, match="give --musan DIR, --rirs DIR, or both"):
+        make_noise_bank(tmp_path / "bank")
+
+
+def test_a_bank_is_made_once(tmp_path, musan):
+    make_noise_bank(tmp_path / "bank", musan)
+    samples = tmp_path / "bank" / "samples.i16"
+    time = samples.stat().st_mtime_ns
+    make_noise_bank(tmp_path / "bank", musan)
+    assert samples.stat().st_mtime_ns == time
+    write(musan / "music" / "new.wav", noise(0, 100))
+    assert make_noise_bank(tmp_path / "bank", musan)["music"] == 2
+    samples.write_bytes(samples.read_bytes()[:-2])
+    make_noise_bank(tmp_path / "bank", musan)
+    assert NoiseBank(tmp_path / "bank").counts["music"] == 2
+
+
+def test_a_damaged_bank_is_named(tmp_path, musan):
+    make_noise_bank(tmp_path / "bank", musan)
+    samples = tmp_path / "bank" / "samples.i16"
+    total = samples.stat().st_size // 2
+    os.truncate(samples, 2 * total - 2)
+    with pytest.raises(DataError, match=rf"samples\.i16: {total - 1} of {total} samples; make the"):
+        NoiseBank(tmp_path / "bank")
+    samples.unlink()
+    with pytest.raises(DataError, match=rf"samples\.i16: 0 of {total} samples"):
+        NoiseBank(tmp_path / "bank")
+    (tmp_path / "bank" / "bank.json").unlink()
+    with pytest.raises(DataError, match=r"bank\.json: no such file"):
+        NoiseBank(tmp_path / "bank")
+
+
+def test_augmentation_needs_all_categories(tmp_path, musan, rirs):
+    make_noise_bank(tmp_path / "full", musan, rirs)
+    NoiseBank(tmp_path / "full").check()
+    make_noise_bank(tmp_path / "half", rirs=rirs)
+    with pytest.raises(
+        DataError, match=r"half: the noise bank holds no noise, music, speech; make"
+    ):
+        NoiseBank(tmp_path / "half").check()
+    (tmp_path / "full" / "bank.json").write_text('{"noise": [], "rir": []}')
+    with pytest.raises(DataError, match="holds no noise, music, speech, rir"):
+        NoiseBank(tmp_path / "full").check()
+
+
+def test_a_bank_travels_to_another_process_without_its_samples(tmp_path, musan):
+    make_noise_bank(tmp_path / "bank", musan)
+    bank = NoiseBank(tmp_path / "bank")
+    before = draws(bank, "noise", 5)
+    sent = pickle.dumps(bank)
+    assert len(sent) < 2000
+    for one, other in zip(before, draws(pickle.loads(sent), "noise", 5), strict=True):
+        np.testing.assert_array_equal(one, other)
