@@ -13,11 +13,11 @@ import torch
 
 import wesp_lap.backends
 import wesp_lap.model
+from wesp_lap.bin.train import main as train
 from wesp_lap.data.shards import make_shards
 from wesp_lap.errors import ConfigError
 from wesp_lap.model import SpeakerModel
 from wesp_lap.training.settings import load_settings
-from wesp_lap.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "adding_a_model.md").read_text(encoding="utf-8")
@@ -71,9 +71,9 @@ def test_the_yaml_trains_and_the_model_loads_again(
     registered: type, phase: Path, tmp_path: Path, tiny_corpus
 ) -> None:
     make_shards(tiny_corpus.data, tmp_path / "shards", tmp_path / "shard.list")
-    settings = load_settings(phase, {**SMALL, "data.shards": str(tmp_path / "shard.list")})
-    assert settings.backend.options == {"embed_dim": 64, "dropout": 0.1}
-    train(settings, tmp_path / "exp")
+    options = {**SMALL, "data.shards": str(tmp_path / "shard.list")}
+    assert load_settings(phase, options).backend.options == {"embed_dim": 64, "dropout": 0.1}
+    train(str(phase), str(tmp_path / "exp"), **options)
     model = SpeakerModel.from_pretrained(tmp_path / "exp" / "final")
     assert isinstance(model.backend, registered)
     assert model.embed(torch.zeros(16000)).shape == (64,)
