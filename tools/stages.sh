@@ -14,7 +14,7 @@
 # Needs tools/steps.sh. Every function skips what is done and was made from the same input.
 
 # once NAME -i INPUT... -o OUTPUT... -- COMMAND...: run a command unless it was run before with the
-# same words, its inputs are the files they were, and its outputs are there.
+# same words, its inputs hold what they held then, and its outputs are there.
 once() {
   local name=$1 mode= word
   local -a inputs=() outputs=()
@@ -28,7 +28,7 @@ once() {
   done
   shift
   local marker=$exp_dir/.done/$name signature whole=true
-  signature="$*"$'\n'$(stat -c '%n %s %Y' -- "${inputs[@]}" 2>&1)
+  signature="$*"$'\n'$(cksum -- "${inputs[@]}" 2>&1)
   for word in "${outputs[@]}"; do
     [ -e "$word" ] || whole=false
   done
@@ -89,7 +89,8 @@ stage_train() {
   fi
   for phase in $phases; do
     log "  phase $phase on $nproc processes"
-    once "train_$phase" -i "$conf"/*.yaml "$exp_dir/data/train/shard.list" \
+    # The indexes say what the shards were made from.
+    once "train_$phase" -i "$conf"/*.yaml "$exp_dir"/data/train/shards/*.index \
       ${before:+"$before/final/state.json"} -o "$exp_dir/$phase/final" -- \
       launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" wesp_lap.bin.train \
       --config "$conf/$phase.yaml" --exp_dir "$exp_dir/$phase" "${options[@]}" \
@@ -144,7 +145,7 @@ stage_score() {
     mapfile -t files < <(score_files "$folder/scores" "")
     once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json ${trials//,/ } \
       -o "${files[@]}" -- run score "${options[@]}" --out_dir "$folder/scores"
-    log "  ${folder##*/}:"
+    [ "$folder" = "$exp_dir" ] || log "  the network before training:"
     run compute_metrics "${files[@]}"
   done
 }
@@ -189,9 +190,11 @@ write_report() {
     )
 }
 
+quietly() { "$@" >/dev/null; }
+
 # Stage 8: model, mean, calibration and card in one directory, loaded again and checked.
 stage_export() {
-  once report_for_export -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- write_report
+  once results -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- quietly write_report
   once export -i "$exp_dir/model/model.safetensors" "$exp_dir/results.tsv" \
     "$exp_dir/scores/calibration.json" -o "$exp_dir/export/manifest.json" -- \
     run export --model "$exp_dir/model" --out "$exp_dir/export" \

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from wesp_lap.data.utterance import load_utterance
-from wesp_lap.errors import DataError
+from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.files import PathLike, atomic_write, sha256, write_json
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.model import SAMPLE_RATE, SpeakerModel
 from wesp_lap.scoring.embeddings import Embeddings
 
 MEAN_FILE = "mean_vec.npy"
+MANIFEST_FILE = "manifest.json"
 _CHECKED = 5
 _MIN_COSINE = 0.99999
 
@@ -39,9 +40,13 @@ def export_package(
         The smallest cosine met in that check.
 
     Raises:
-        DataError: the package gives other embeddings than the ones that were scored.
+        DataError: files are missing, or the package gives other embeddings than the ones that were
+            scored; it then has no manifest.
     """
     target = Path(out)
+    lost = [f"{path}: no such file" for path in (calibration, results) if not Path(path).is_file()]
+    raise_problems("nothing to export", lost)
+    (target / MANIFEST_FILE).unlink(missing_ok=True)
     model = SpeakerModel.from_pretrained(model_dir)
     table = Path(results).read_text(encoding="utf-8")
     model.save_pretrained(target, model.model_card(_results_section(table)))
@@ -49,8 +54,8 @@ def export_package(
         np.save(stream, Embeddings.read(mean_scp).mean(), allow_pickle=False)
     shutil.copyfile(calibration, target / "calibration.json")
     cosine = _check(SpeakerModel.from_pretrained(target), Embeddings.read(check_scp), check_data)
-    files = sorted(path for path in target.iterdir() if path.name != "manifest.json")
-    write_json(target / "manifest.json", {path.name: sha256(path) for path in files})
+    files = sorted(path for path in target.iterdir() if path.name != MANIFEST_FILE)
+    write_json(target / MANIFEST_FILE, {path.name: sha256(path) for path in files})
     return cosine
 
 
@@ -81,4 +86,9 @@ def _results_section(table: str) -> str:
     rows = [line.split("\t") for line in table.strip().splitlines()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
-    return "\n## Results\n\nEER in per cent, minDCF normalised.\n\n" + "\n".join(lines) + "\n"
+    return (
+        f"\n## Scores\n\nScores are cosines after `{MEAN_FILE}` has been subtracted from both "
+        "embeddings; `calibration.json` holds the map from normalised scores to log-likelihood "
+        "ratios and the thresholds that go with them.\n\n"
+        "## Results\n\nEER in per cent, minDCF normalised.\n\n" + "\n".join(lines) + "\n"
+    )

@@ -20,7 +20,10 @@ def save_tensors(path: PathLike, tensors: Mapping[str, Tensor]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
+        partial.chmod(mode)  # save_file leaves its files readable by their owner only
         with open(partial, "rb") as stream:
             os.fsync(stream.fileno())
         partial.replace(target)

@@ -9,7 +9,7 @@ from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.model import SpeakerModel
 from wesp_lap.tensors import load_tensors, save_tensors
 from wesp_lap.training.checkpoint import CheckpointFolder, read_speakers
-from wesp_lap.training.trainer import train
+from wesp_lap.training.run import train
 
 
 def checkpoint(exp_dir, epoch):
@@ -123,6 +123,30 @@ def test_settings_are_written_and_others_refused_afterwards(make_settings, tmp_p
     train(make_settings(training={"log_every": 1}), tmp_path)  # changes nothing in the result
 
 
+def test_a_phase_does_not_go_on_with_other_data_or_another_start(
+    frozen, make_settings, tmp_path, tiny_corpus
+):
+    from wesp_lap.data.shards import make_shards
+
+    shards = tmp_path / "shard.list"
+    make_shards(tiny_corpus.data, tmp_path / "shards", shards)
+    settings = make_settings(data={"shards": str(shards)}, init_from=str(frozen))
+    train(settings, tmp_path / "joint")
+    changed_audio = tmp_path / "data"
+    changed_audio.mkdir()
+    for name in ("utt2spk", "wav.scp"):
+        lines = (tiny_corpus.data / name).read_text().splitlines()
+        (changed_audio / name).write_text("\n".join(lines[:-1]) + "\n")
+    make_shards(changed_audio, tmp_path / "shards", shards)
+    with pytest.raises(ConfigError, match=r"other content of shards\); give another"):
+        train(settings, tmp_path / "joint")
+    make_shards(tiny_corpus.data, tmp_path / "shards", shards)
+    state = checkpoint(frozen, 2) / "state.json"
+    state.write_text(state.read_text().replace('"model.safetensors": "', '"model.safetensors": "0'))
+    with pytest.raises(ConfigError, match="init_from"):
+        train(settings, tmp_path / "joint")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -171,3 +195,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(frozen, make_setting
     tensors["backend.layer_pool.output.bias"] += 1e-3
     save_tensors(checkpoint(frozen, 2) / "model.safetensors", tensors)
     assert folder.newest().epoch == 1
+
+
+def test_a_run_that_failed_before_its_first_step_can_be_mended(make_settings, tmp_path):
+    with pytest.raises(DataError):
+        train(make_settings(data={"batch_size": 64}), tmp_path)
+    train(make_settings(), tmp_path)
+    assert (tmp_path / "final").exists()

@@ -6,7 +6,7 @@ import torch
 from wesp_lap.tensors import load_tensors
 from wesp_lap.training import trainer
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
-from wesp_lap.training.trainer import train
+from wesp_lap.training.run import train
 
 NAMES = ("model.safetensors", "classifier.safetensors", "optimizer.safetensors")
 

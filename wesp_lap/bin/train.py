@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from wesp_lap.cli import run_command
+from wesp_lap.training.run import train
 from wesp_lap.training.settings import load_settings
-from wesp_lap.training.trainer import train
 
 
 def main(config: str, exp_dir: str, **overrides: str) -> None:

@@ -13,12 +13,14 @@ from wesp_lap.config import Section, build
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.stream import speaker_classes
 from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.files import read_json
 from wesp_lap.log import get_logger
 from wesp_lap.losses import LOSSES
-from wesp_lap.model import SpeakerModel
+from wesp_lap.model import WEIGHTS_FILE, SpeakerModel
 from wesp_lap.tensors import fit_module, load_module, load_tensors
 from wesp_lap.training.checkpoint import (
     CLASSIFIER_FILE,
+    STATE_FILE,
     CheckpointFolder,
     Moment,
     read_speakers,
@@ -63,6 +65,14 @@ def open_phase(
     return Phase(model, classifier, speakers, _optimizer(settings, model, classifier), Moment(0))
 
 
+def starting_point(settings: TrainSettings) -> str | None:
+    """Return the digest of the weights that ``init_from`` names; None for a fresh start."""
+    if settings.init_from is None:
+        return None
+    state = read_json(_checkpoint_of(Path(settings.init_from)) / STATE_FILE)
+    return state["files"][WEIGHTS_FILE]
+
+
 def _resume(settings: TrainSettings, checkpoints: CheckpointFolder, moment: Moment) -> Phase:
     source = checkpoints.path(moment)
     get_logger().info("resuming from %s", source)
@@ -89,7 +99,7 @@ def _follow(settings: TrainSettings, source: Path) -> Phase:
         )
     classifier = _classifier(settings, model, classes)
     fit_module(classifier, tensors, str(source / CLASSIFIER_FILE))
-    load_module(model, source / "model.safetensors")
+    load_module(model, source / WEIGHTS_FILE)
     return Phase(model, classifier, speakers, _optimizer(settings, model, classifier), Moment(0))
 
 

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wesp_lap.config import build, load_yaml, save_yaml, to_plain
-from wesp_lap.data.index import load_utterances
-from wesp_lap.data.stream import Batch, SampleStream, make_stream
-from wesp_lap.errors import ConfigError, WespError
-from wesp_lap.files import PathLike
-from wesp_lap.log import get_logger, set_up_logging
+from wesp_lap.config import build
+from wesp_lap.data.stream import Batch, SampleStream
+from wesp_lap.errors import WespError
+from wesp_lap.log import get_logger
 from wesp_lap.losses.margin_softmax import LossOutput
 from wesp_lap.seeding import generator
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
-from wesp_lap.training.distributed import Process, process_group
+from wesp_lap.training.distributed import Process
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.meter import Meter
-from wesp_lap.training.phase import Phase, open_phase
+from wesp_lap.training.phase import Phase
 from wesp_lap.training.settings import TrainSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-# What may differ between a run and its resumption without changing the result.
-_FREE_SETTINGS = (("data", "num_workers"), ("training", "log_every"))
 
 
 class TrainingStep(nn.Module):
@@ -199,82 +192,3 @@ def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     state = int(generator(seed, epoch, step, rank).integers(2**32))
     torch.manual_seed(state)
     np.random.seed(state)
-
-
-def train(settings: TrainSettings, exp_dir: PathLike) -> None:
-    """Train one phase in ``exp_dir``, or go on with it where it stopped.
-
-    Raises:
-        WespError: settings, data or an earlier run do not fit; before any training time is spent.
-    """
-    folder = Path(exp_dir)
-    with process_group() as process:
-        folder.mkdir(parents=True, exist_ok=True)
-        set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
-        checkpoints = CheckpointFolder(folder / "checkpoints", settings.training.keep_checkpoints)
-        _keep_settings(settings, folder, process)
-        utterances = load_utterances(settings.data.shards)
-        torch.manual_seed(settings.seed)
-        phase = open_phase(settings, checkpoints, utterances)
-        if phase.moment.epoch >= settings.training.epochs:
-            get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
-            return
-        stream = make_stream(
-            utterances,
-            phase.speakers,
-            settings.data,
-            settings.seed,
-            process.rank,
-            process.world_size,
-        )
-        _describe(phase, stream, utterances, process)
-        Trainer(settings, phase, stream, checkpoints, process, folder).run()
-
-
-def _new_log(folder: Path) -> Path:
-    """Return a log file that no earlier run has written: train.log, train.2.log, ..."""
-    number = 1
-    while (path := folder / ("train.log" if number == 1 else f"train.{number}.log")).exists():
-        number += 1
-    return path
-
-
-def _keep_settings(settings: TrainSettings, folder: Path, process: Process) -> None:
-    """Write the resolved settings once; a run that goes on must have the same."""
-    path = folder / "config.yaml"
-    plain = to_plain(settings)
-    if path.exists():
-        differences = list(_differences(load_yaml(path), plain))
-        if differences:
-            raise ConfigError(
-                f"{folder} was started with other settings ({'; '.join(differences)}); give "
-                "another --exp_dir, or remove this one"
-            )
-    process.barrier()
-    if process.is_main and not path.exists():
-        save_yaml(path, plain)
-
-
-def _differences(old: Any, new: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), (*where, key))
-    elif old != new and where not in _FREE_SETTINGS:
-        yield f"{'.'.join(where)}: {json.dumps(old)} there, {json.dumps(new)} now"
-
-
-def _describe(phase: Phase, stream: SampleStream, utterances: Any, process: Process) -> None:
-    parameters = sum(p.numel() for p in phase.model.parameters())
-    trained = sum(p.numel() for group in phase.optimizer.param_groups for p in group["params"])
-    get_logger().info(
-        "%d utterances, %.2f h, %d speakers; %s parameters, %s trained (with the classifier); "
-        "%d steps per epoch on %d x %s",
-        len(utterances),
-        utterances.seconds / 3600,
-        len(phase.speakers),
-        f"{parameters:,}",
-        f"{trained:,}",
-        stream.plan.steps_per_epoch,
-        process.world_size,
-        process.device.type,
-    )

@@ -1,0 +1,124 @@
+"""A training run: settings and data are checked, the phase is opened, the loop runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wesp_lap.config import load_yaml, save_yaml, to_plain
+from wesp_lap.data.index import Utterances, load_utterances
+from wesp_lap.data.stream import SampleStream, make_stream
+from wesp_lap.errors import ConfigError
+from wesp_lap.files import PathLike, read_json, write_json
+from wesp_lap.log import get_logger, set_up_logging
+from wesp_lap.training.checkpoint import CheckpointFolder
+from wesp_lap.training.distributed import Process, process_group
+from wesp_lap.training.phase import Phase, open_phase, starting_point
+from wesp_lap.training.settings import TrainSettings
+from wesp_lap.training.trainer import Trainer
+
+# What may differ between a run and its resumption without changing the result.
+_FREE_SETTINGS = (("data", "num_workers"), ("training", "log_every"))
+
+
+def train(settings: TrainSettings, exp_dir: PathLike) -> None:
+    """Train one phase in ``exp_dir``, or go on with it where it stopped.
+
+    Raises:
+        WespError: settings, data or an earlier run do not fit; before any training time is spent.
+    """
+    folder = Path(exp_dir)
+    with process_group() as process:
+        folder.mkdir(parents=True, exist_ok=True)
+        set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
+        checkpoints = CheckpointFolder(folder / "checkpoints", settings.training.keep_checkpoints)
+        utterances = load_utterances(settings.data.shards)
+        _keep_record(settings, utterances, folder, checkpoints, process)
+        torch.manual_seed(settings.seed)
+        phase = open_phase(settings, checkpoints, utterances)
+        if phase.moment.epoch >= settings.training.epochs:
+            get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
+            return
+        stream = make_stream(
+            utterances,
+            phase.speakers,
+            settings.data,
+            settings.seed,
+            process.rank,
+            process.world_size,
+        )
+        _describe(phase, stream, utterances, process)
+        Trainer(settings, phase, stream, checkpoints, process, folder).run()
+
+
+def _new_log(folder: Path) -> Path:
+    """Return a log file that no earlier run has written: train.log, train.2.log, ..."""
+    number = 1
+    while (path := folder / ("train.log" if number == 1 else f"train.{number}.log")).exists():
+        number += 1
+    return path
+
+
+def _keep_record(
+    settings: TrainSettings,
+    utterances: Utterances,
+    folder: Path,
+    checkpoints: CheckpointFolder,
+    process: Process,
+) -> None:
+    """Write settings and origin of a new run; one that goes on must have the same.
+
+    The origin is the content of the shards and of the weights that the phase starts from: without
+    it, a phase that is done would pass for one trained on data that have changed since.
+    """
+    plain = to_plain(settings)
+    origin = {"shards": utterances.digest(), "init_from": starting_point(settings)}
+    started = bool(checkpoints.moments())
+    if started:
+        _refuse_other_run(folder, plain, origin)
+    process.barrier()
+    if process.is_main and not started:
+        save_yaml(folder / "config.yaml", plain)
+        write_json(folder / "origin.json", origin)
+
+
+def _refuse_other_run(
+    folder: Path, plain: Mapping[str, Any], origin: Mapping[str, str | None]
+) -> None:
+    differences = list(_differences(load_yaml(folder / "config.yaml"), plain))
+    before = read_json(folder / "origin.json")
+    differences += [f"other content of {name}" for name in origin if origin[name] != before[name]]
+    if differences:
+        raise ConfigError(
+            f"{folder} was started with other settings or data ({'; '.join(differences)}); give "
+            "another --exp_dir, or remove this one to train again"
+        )
+
+
+def _differences(old: Any, new: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), (*where, key))
+    elif old != new and where not in _FREE_SETTINGS:
+        yield f"{'.'.join(where)}: {json.dumps(old)} there, {json.dumps(new)} now"
+
+
+def _describe(phase: Phase, stream: SampleStream, utterances: Utterances, process: Process) -> None:
+    parameters = sum(p.numel() for p in phase.model.parameters())
+    trained = sum(p.numel() for group in phase.optimizer.param_groups for p in group["params"])
+    get_logger().info(
+        "%d utterances, %.2f h, %d speakers; %s parameters, %s trained (with the classifier); "
+        "%d steps per epoch on %d x %s",
+        len(utterances),
+        utterances.seconds / 3600,
+        len(phase.speakers),
+        f"{parameters:,}",
+        f"{trained:,}",
+        stream.plan.steps_per_epoch,
+        process.world_size,
+        process.device.type,
+    )
