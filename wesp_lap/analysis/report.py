@@ -13,7 +13,7 @@ import wesp_lap
 from wesp_lap.analysis.plots import plot_det
 from wesp_lap.analysis.training_log import read_training_log
 from wesp_lap.analysis.training_plot import plot_training
-from wesp_lap.errors import DataError
+from wesp_lap.errors import raise_problems
 from wesp_lap.files import PathLike, atomic_write
 from wesp_lap.scoring.report import Systems, evaluate_systems, read_systems
 
@@ -43,17 +43,24 @@ def score_files(trials: Sequence[PathLike], folders: Mapping[str, PathLike]) -> 
     Args:
         trials: Trial lists.
         folders: Directories of score files; the key goes before the method's name.
+
+    Raises:
+        DataError: trial lists without any score file, all of them named.
     """
-    found = {}
+    found: dict[str, Path] = {}
+    missing = []
     for trial_list in trials:
         name = Path(trial_list).name
+        before = len(found)
         for label, folder in folders.items():
             for suffix, method in METHODS.items():
                 path = Path(folder) / f"{name}{suffix}.score"
                 if path.is_file():
                     found[f"{name}\t{label}{method}"] = path
-    if not found:
-        raise DataError(f"no score files in {', '.join(map(str, folders.values()))}")
+        if len(found) == before:
+            missing.append(f"{name}.score")
+    title = f"no score files in {', '.join(map(str, folders.values()))}"
+    raise_problems(title, missing, "Score these trial lists or leave them out.")
     return found
 
 

@@ -23,7 +23,7 @@ def read_training_log(exp_dir: PathLike) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             records[record["epoch"], record["step"]] = record
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}:{number}: not a training record: {error!r}") from error
     if not records:
         raise DataError(f"{path}: holds no record; has this phase been trained?")
