@@ -1,0 +1,141 @@
+import os
+import shutil
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from wesp_lap import extraction
+from wesp_lap.bin import extract as command
+from wesp_lap.errors import DataError
+from wesp_lap.extraction import extract
+from wesp_lap.kaldi.ark import read_vectors
+from wesp_lap.kaldi.datadir import DataDir
+from wesp_lap.model import SpeakerModel
+
+
+@pytest.fixture
+def small(tiny_corpus, tmp_path):
+    """A data directory with six utterances of the tiny corpus, in files of its own."""
+    data = DataDir.load(tiny_corpus.data)
+    keys = data.utterances[:6]
+    (tmp_path / "wav").mkdir()
+    files = {key: shutil.copy(data.wav[key], tmp_path / "wav") for key in keys}
+    DataDir(tmp_path, files, {k: data.utt2spk[k] for k in keys}, {}, {}).write(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def expected_embeddings(model_dir, files, cut=slice(None)):
+    model = SpeakerModel.from_pretrained(model_dir)
+    waves = (soundfile.read(file, dtype="float32")[0][cut] for file in files)
+    return np.stack([model.embed(torch.from_numpy(wave)).numpy() for wave in waves])
+
+
+def files_in(folder):
+    return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def test_an_embedding_is_that_of_the_whole_utterance_for_any_number_of_jobs(
+    model_dir, tiny_corpus, tmp_path
+):
+    assert extract(model_dir, tiny_corpus.data, tmp_path / "one", "cpu", jobs=1) == 32
+    keys, matrix = read_vectors(tmp_path / "one" / "xvector.scp")
+    assert keys == tiny_corpus.utterances and matrix.shape == (32, 16)
+    files = DataDir.load(tiny_corpus.data).wav
+    expected = expected_embeddings(model_dir, [files[key] for key in keys])
+    np.testing.assert_allclose(matrix, expected, atol=1e-6)
+    assert np.ptp(matrix, axis=0).min() > 0  # they do depend on the utterance
+    table = kaldiio.load_scp(str(tmp_path / "one" / "xvector.scp"))
+    np.testing.assert_array_equal(table[keys[3]], matrix[3])
+    extract(model_dir, tiny_corpus.data, tmp_path / "two", "cpu", jobs=2)
+    arks = [(tmp_path / name / "xvector.ark").read_bytes() for name in ("one", "two")]
+    assert arks[0] == arks[1]
+
+
+def test_all_bad_files_are_named_and_nothing_is_written(model_dir, small, tmp_path):
+    keys = DataDir.load(small).utterances
+    files = DataDir.load(small).wav
+    os.unlink(files[keys[0]])
+    os.truncate(files[keys[2]], 5000)
+    soundfile.write(files[keys[3]], np.zeros((16000, 2)), 16000)
+    nan = tmp_path / "wav" / "nan.wav"
+    soundfile.write(nan, np.full(16000, np.nan), 16000, subtype="FLOAT")
+    table = (small / "wav.scp").read_text().replace(files[keys[5]], str(nan))
+    (small / "wav.scp").write_text(table)
+    with pytest.raises(DataError) as caught:
+        extract(model_dir, small, tmp_path / "out", "cpu", jobs=1)
+    message = str(caught.value)
+    assert f"{small}: no embedding possible (4 problems)" in message
+    for key, reason in zip(
+        (keys[0], keys[2], keys[3], keys[5]),
+        ("no such file", "", "2 channels", "the waveform holds NaN or infinite samples"),
+        strict=True,
+    ):
+        [line] = [line for line in message.splitlines() if line.startswith(f"  {key}: ")]
+        assert reason in line
+    assert message.endswith("Mend these files or take them out of the data directory.")
+    assert files_in(tmp_path / "out") == []
+
+
+def test_what_is_up_to_date_is_kept(model_dir, make_model, small, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    extract(model_dir, small, out, "cpu", jobs=1)
+    first = (out / "xvector.ark").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "_embed", lambda *_: pytest.fail("extracted again"))
+        assert extract(model_dir, small, out, "cpu", jobs=1) == 6
+    extract(make_model(1), small, out, "cpu", jobs=1)
+    assert (out / "xvector.ark").read_bytes() != first
+    extract(model_dir, small, out, "cpu", jobs=1)
+    assert (out / "xvector.ark").read_bytes() == first
+    lines = (small / "utt2spk").read_text().splitlines()
+    (small / "utt2spk").write_text("\n".join(lines[1:]) + "\n")
+    assert extract(model_dir, small, out, "cpu", jobs=1) == 5
+    assert len(read_vectors(out / "xvector.scp")[0]) == 5
+
+
+@pytest.mark.parametrize("name", ["xvector.ark", "xvector.scp"])
+def test_lost_embeddings_are_made_again(model_dir, small, tmp_path, name):
+    out = tmp_path / "out"
+    extract(model_dir, small, out, "cpu", jobs=1)
+    whole = {path: (out / path).read_bytes() for path in files_in(out)}
+    (out / name).unlink()
+    extract(model_dir, small, out, "cpu", jobs=1)
+    assert {path: (out / path).read_bytes() for path in files_in(out)} == whole
+
+
+def test_segments_are_embedded_each_by_itself(model_dir, small, tmp_path):
+    [recording, *_] = DataDir.load(small).utterances
+    file = DataDir.load(small).wav[recording]
+    (small / "segments").write_text(f"a {recording} 0 0.57\nb {recording} 0.57 2\n")
+    (small / "utt2spk").write_text("a s\nb s\n")
+    assert extract(model_dir, small, tmp_path / "out", "cpu", jobs=1) == 2
+    keys, matrix = read_vectors(tmp_path / "out" / "xvector.scp")
+    assert keys == ["a", "b"]
+    for row, cut in zip(matrix, (slice(0, 9120), slice(9120, 32000)), strict=True):
+        expected = expected_embeddings(model_dir, [file], cut)[0]
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+def test_another_sampling_rate_gives_nearly_the_same_embedding(model_dir, small, tmp_path):
+    time = np.arange(2 * 48000) / 48000
+    for rate in (16000, 48000):
+        tones = sum(np.sin(2 * np.pi * f * time[:: 48000 // rate]) for f in (220, 660, 1500))
+        soundfile.write(tmp_path / f"{rate}.wav", 0.1 * tones, rate, subtype="FLOAT")
+    (small / "wav.scp").write_text(f"a {tmp_path}/16000.wav\nb {tmp_path}/48000.wav\n")
+    (small / "utt2spk").write_text("a s\nb s\n")
+    extract(model_dir, small, tmp_path / "out", "cpu", jobs=1)
+    first, second = read_vectors(tmp_path / "out" / "xvector.scp")[1]
+    assert first @ second / np.linalg.norm(first) / np.linalg.norm(second) > 0.999
+
+
+def test_a_folder_without_a_model_is_named(small, tmp_path):
+    with pytest.raises(DataError, match=r"no speaker model here \(config\.json is missing\)"):
+        extract(tmp_path / "none", small, tmp_path / "out", "cpu", jobs=1)
+
+
+def test_the_command_says_how_many_embeddings_there_are(model_dir, small, tmp_path, capsys):
+    command.main(str(model_dir), str(small), str(tmp_path / "out"), "cpu", 1)
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}/xvector.scp: 6 embeddings\n"
