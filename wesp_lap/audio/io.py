@@ -59,7 +59,7 @@ def decode(
     Only the wanted range is decoded where the format allows seeking.
 
     Raises:
-        DataError: unreadable, empty, not mono, or shorter than its header says.
+        DataError: unreadable, empty, not mono, not finite, or shorter than its header says.
     """
     label = name or _label(source)
     if not isinstance(source, bytes) and needs_ffmpeg(source):
@@ -82,6 +82,8 @@ def decode(
         raise _unreadable(label, error) from error
     if len(wave) != stop - start or len(wave) == 0:
         raise _cut_short(f"{label}: {len(wave)} of {stop - start} samples could be decoded")
+    if not np.isfinite(wave).all():
+        raise DataError(f"{label}: NaN or infinite samples; replace it or take it out of wav.scp")
     return wave, rate
 
 
