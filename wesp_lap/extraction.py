@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from wesp_lap.data.utterance import load_utterance
-from wesp_lap.errors import DataError, problem_list
+from wesp_lap.errors import ConfigError, DataError, problem_list
 from wesp_lap.files import PathLike, Stamp
 from wesp_lap.kaldi.ark import VectorWriter
 from wesp_lap.kaldi.datadir import DataDir
@@ -67,6 +67,7 @@ def extract(
         The number of embeddings.
 
     Raises:
+        ConfigError: torch has no such device.
         DataError: utterances that cannot be read, all of them named; nothing is written then.
     """
     data = DataDir.load(data_dir)
@@ -75,6 +76,7 @@ def extract(
         get_logger().info("%s: up to date", out)
         return len(data.utterances)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
     embedder = functools.partial(_Embedder, model_dir, data_dir, device)
     jobs = (jobs or os.cpu_count() or 1) if device == "cpu" else 1
     results = _embed(embedder, data.utterances, jobs)
@@ -92,6 +94,14 @@ def extract(
             raise DataError(problem_list(f"{data.path}: no embedding possible", problems, mend))
     stamp.write([prefix.with_suffix(suffix) for suffix in (".ark", ".scp", ".json")])
     return len(data.utterances)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--device {device}: {reason}. Give cpu, or cuda with a GPU") from error
 
 
 def _inputs(model_dir: PathLike, data: DataDir) -> list[Path]:

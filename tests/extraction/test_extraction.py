@@ -9,7 +9,7 @@ import torch
 
 from wesp_lap import extraction
 from wesp_lap.bin import extract as command
-from wesp_lap.errors import DataError
+from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.extraction import extract
 from wesp_lap.kaldi.ark import read_vectors
 from wesp_lap.kaldi.datadir import DataDir
@@ -70,7 +70,7 @@ def test_all_bad_files_are_named_and_nothing_is_written(model_dir, small, tmp_pa
     assert f"{small}: no embedding possible (4 problems)" in message
     for key, reason in zip(
         (keys[0], keys[2], keys[3], keys[5]),
-        ("no such file", "", "2 channels", "the waveform holds NaN or infinite samples"),
+        ("no such file", "", "2 channels", "NaN or infinite samples"),
         strict=True,
     ):
         [line] = [line for line in message.splitlines() if line.startswith(f"  {key}: ")]
@@ -129,6 +129,11 @@ def test_another_sampling_rate_gives_nearly_the_same_embedding(model_dir, small,
     extract(model_dir, small, tmp_path / "out", "cpu", jobs=1)
     first, second = read_vectors(tmp_path / "out" / "xvector.scp")[1]
     assert first @ second / np.linalg.norm(first) / np.linalg.norm(second) > 0.999
+
+
+def test_a_device_that_torch_does_not_know_is_named(model_dir, small, tmp_path):
+    with pytest.raises(ConfigError, match=r"--device gpu: .*\. Give cpu, or cuda with a GPU"):
+        extract(model_dir, small, tmp_path / "out", "gpu")
 
 
 def test_a_folder_without_a_model_is_named(small, tmp_path):
