@@ -44,6 +44,7 @@ class SpeakerModel(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
+        self._frontend_name = settings.frontend.name
         self.backend_section = settings.backend
         self.frontend = build(FRONTENDS, settings.frontend, "frontend")
         self.backend = build(
@@ -86,7 +87,8 @@ class SpeakerModel(nn.Module):
 
     def settings(self) -> ModelSettings:
         """Return settings that rebuild this model without the frontend's original weights."""
-        return ModelSettings(Section("transformer", self.frontend.options()), self.backend_section)
+        frontend = Section(self._frontend_name, self.frontend.options())
+        return ModelSettings(frontend, self.backend_section)
 
     def save_pretrained(self, folder: PathLike, card: str | None = None) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``README.md`` into ``folder``."""

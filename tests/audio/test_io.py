@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from wesp_lap.audio.io import AudioInfo, decode, encode, needs_ffmpeg, probe
+from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.io import AudioInfo, decode, encode, probe
 from wesp_lap.errors import DataError
 
 RATE = 16000
@@ -110,13 +111,23 @@ def test_a_file_without_samples_and_a_missing_file_are_named(tmp_path):
         probe(tmp_path / "gone.flac")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_named(tmp_path, value):
+    wave = WAVE.copy()
+    wave[77] = value
+    soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"x\.wav: NaN or infinite samples; replace it"):
+        decode(tmp_path / "x.wav")
+    np.testing.assert_array_equal(decode(tmp_path / "x.wav", 0, 77)[0], WAVE[:77])
+
+
 def test_a_start_behind_the_end_is_an_error(path):
     with pytest.raises(DataError, match=path.name):
         decode(path, 3 * RATE, 4 * RATE)
 
 
 @pytest.mark.parametrize(
-    ("name", "foreign"), [("a.wav", False), ("b/c.FLAC", False), ("a.m4a", True), ("a", True)]
+    ("name", "foreign"), [("a.wav", False), ("b/c.FLAC", False), ("a.m4a", True), ("a", False)]
 )
 def test_suffixes_that_need_ffmpeg(name, foreign):
     assert needs_ffmpeg(Path(name)) is foreign
@@ -128,7 +139,7 @@ def test_without_ffmpeg_one_sentence_says_what_to_install(tmp_path, monkeypatch)
     with pytest.raises(DataError) as caught:
         decode(tmp_path / "x.m4a")
     assert str(caught.value) == (
-        f"{tmp_path}/x.m4a: '.m4a' files are decoded by ffmpeg, which is not on PATH; install "
+        f"{tmp_path}/x.m4a: '.m4a' files need ffmpeg, which is not on PATH; install "
         "ffmpeg or convert the corpus to FLAC or WAV"
     )
 
@@ -155,7 +166,9 @@ def test_ffmpeg_decodes_other_containers_and_reads_nothing_but_the_file(tmp_path
 
 def test_a_failure_of_ffmpeg_is_told_in_its_words(tmp_path, monkeypatch):
     fake_ffmpeg(tmp_path, monkeypatch, "echo first >&2; echo 'moov atom not found' >&2; exit 1")
-    with pytest.raises(DataError, match=r"x\.m4a: ffmpeg failed: moov atom not found$"):
+    with pytest.raises(
+        DataError, match=r"x\.m4a: cannot be read as audio: ffmpeg: moov atom not found$"
+    ):
         decode(tmp_path / "x.m4a")
 
 

@@ -2,9 +2,9 @@ import subprocess
 
 import pytest
 
+from wesp_lap.audio import io as audio_io
 from wesp_lap.bin.validate_data_dir import validate_data_dir
 from wesp_lap.cli import run_command
-from wesp_lap.kaldi import headers
 from wesp_lap.kaldi.validate import inspect, validate
 
 
@@ -95,7 +95,7 @@ def test_unreadable_audio_is_named(corpus):
     (corpus / "wav/a-2.wav").write_bytes(b"")
     text = only(validate(corpus)).text
     assert text.startswith("2 audio files cannot be read")
-    assert "wav/a-1.wav: not readable" in text and "wav/a-2.wav: not readable" in text
+    assert "wav/a-1.wav: cannot be read" in text and "wav/a-2.wav: cannot be read" in text
 
 
 def test_only_the_first_missing_files_are_shown(corpus):
@@ -120,7 +120,7 @@ def test_formats_that_need_ffmpeg(corpus, monkeypatch, tmp_path):
     probe.write_text("#!/bin/sh\nprintf 'sample_rate=44100\\nchannels=1\\nduration=1.2\\n'\n")
     probe.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(probe))
-    assert headers.read_header(corpus / "wav/a-1.m4a") == headers.Header(44100, 1, 1.2)
+    assert audio_io.probe(corpus / "wav/a-1.m4a") == audio_io.AudioInfo(44100, 52920, 1)
     assert "(44100 Hz)" in only(validate(corpus)).text
     probe.write_text("#!/bin/sh\nexit 1\n")
     assert "cannot be read" in only(validate(corpus)).text

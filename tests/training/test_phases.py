@@ -153,6 +153,7 @@ def test_a_phase_does_not_go_on_with_other_data_or_another_start(
         ({"data": {"batch_size": 64}}, "32 utterances do not fill one batch of 64"),
         ({"data": {"shards": "nowhere.list"}}, "nowhere.list: no such shard list"),
         ({"data": {"augment": {"noise_prob": 0.5}}}, "no noise bank"),
+        ({"training": {"precision": "fp16"}}, "fp16 on a CPU"),
         ({"init_from": "nowhere"}, "init_from nowhere: neither an experiment directory"),
     ],
 )

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from wesp_lap.audio.ffmpeg import decode_to_wav, needs_ffmpeg, read_properties
 from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike
 
-# What libsndfile reads; other containers go through ffmpeg.
-SOUNDFILE_SUFFIXES = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "sph"})
-_FFMPEG_SECONDS = 600
 # WAV headers written to a pipe give this length or a larger one: the writer did not know it.
 _UNKNOWN_LENGTH = 0x7FFFF000
 
@@ -44,6 +40,9 @@ def probe(source: PathLike | bytes, name: str = "") -> AudioInfo:
         DataError: it cannot be read; the message names the file.
     """
     label = name or _label(source)
+    if not isinstance(source, bytes) and needs_ffmpeg(source):
+        rate, channels, seconds = read_properties(Path(source))
+        return AudioInfo(rate, round(seconds * rate), channels)
     try:
         info = soundfile.info(_opened(source))
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
@@ -63,7 +62,7 @@ def decode(
     """
     label = name or _label(source)
     if not isinstance(source, bytes) and needs_ffmpeg(source):
-        source = _through_ffmpeg(Path(source))
+        source = decode_to_wav(Path(source))
     try:
         with soundfile.SoundFile(_opened(source)) as stream:
             if stream.channels != 1:
@@ -112,30 +111,6 @@ def encode(wave: np.ndarray, sample_rate: int, suffix: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, sample_rate, format=suffix.upper(), subtype="PCM_16")
     return buffer.getvalue()
-
-
-def needs_ffmpeg(path: PathLike) -> bool:
-    """Say whether a file's suffix is one that libsndfile does not read, such as .m4a."""
-    return Path(path).suffix.lower().lstrip(".") not in SOUNDFILE_SUFFIXES
-
-
-def _through_ffmpeg(path: Path) -> bytes:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise DataError(
-            f"{path}: '{path.suffix}' files are decoded by ffmpeg, which is not on PATH; install "
-            "ffmpeg or convert the corpus to FLAC or WAV"
-        )
-    command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]
-    command += ["-i", f"file:{path}", "-vn", "-f", "wav", "-c:a", "pcm_s16le", "pipe:1"]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_FFMPEG_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"{path}: ffmpeg did not finish in {_FFMPEG_SECONDS} s") from error
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise DataError(f"{path}: ffmpeg failed: {' '.join(reason)}")
-    return done.stdout
 
 
 def _opened(source: PathLike | bytes) -> io.BytesIO | str:

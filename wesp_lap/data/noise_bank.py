@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wesp_lap.audio.io import SOUNDFILE_SUFFIXES
 from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.files import PathLike, Stamp, atomic_write, read_json, write_json
 from wesp_lap.log import progress
@@ -22,6 +21,7 @@ SAMPLE_RATE = 16000
 NOISE_CATEGORIES = ("noise", "music", "speech")
 _PIECE = 5 * SAMPLE_RATE
 _HOP = 3 * SAMPLE_RATE
+_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _SAMPLES_FILE = "samples.i16"
 _INDEX_FILE = "bank.json"
 
@@ -146,7 +146,7 @@ def _pieces(length: int, category: str) -> Iterator[tuple[int, int]]:
 
 def _audio_under(folder: PathLike, name: str) -> Iterator[Path]:
     for path in sorted((Path(folder) / name).rglob("*")):
-        if path.suffix.lower().lstrip(".") in SOUNDFILE_SUFFIXES:
+        if path.suffix.lower() in _SUFFIXES:
             yield path
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wesp_lap.audio.io import decode, encode, needs_ffmpeg, probe
+from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.io import decode, encode, probe
 from wesp_lap.data.index import Entry, index_digest, read_index, write_index
 from wesp_lap.data.utterance import load_utterance
 from wesp_lap.errors import DataError, problem_list

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.io import AudioInfo
 from wesp_lap.kaldi.datadir import DataDir, locate, materialise_command
-from wesp_lap.kaldi.headers import Header, needs_ffmpeg, read_headers
+from wesp_lap.kaldi.headers import read_headers
 from wesp_lap.kaldi.pipes import is_pipe
 from wesp_lap.kaldi.problems import Level, Problem, some
 
@@ -36,7 +38,7 @@ def check_pipes(data: DataDir, entries: Mapping[str, str], allow_pipe: bool) -> 
 
 def check_files(
     data: DataDir, entries: Mapping[str, str], sample_rate: int
-) -> tuple[dict[str, Header], list[Problem]]:
+) -> tuple[dict[str, AudioInfo], list[Problem]]:
     """Read the headers of all files and report what is missing, unreadable or of another form."""
     paths = {k: locate(entry, data.path) for k, entry in entries.items() if not is_pipe(entry)}
     problems = []
@@ -63,7 +65,7 @@ def check_files(
 
 
 def _forms(
-    headers: Mapping[str, Header], paths: Mapping[str, Path], sample_rate: int
+    headers: Mapping[str, AudioInfo], paths: Mapping[str, Path], sample_rate: int
 ) -> list[Problem]:
     problems = []
     rates = {k: h.sample_rate for k, h in headers.items() if h.sample_rate != sample_rate}

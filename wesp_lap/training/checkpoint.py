@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from wesp_lap.errors import DataError
@@ -66,6 +67,7 @@ class CheckpointFolder:
         classifier: nn.Module,
         speakers: Mapping[str, int],
         optimizer: Optimizer,
+        scaler: GradScaler,
     ) -> Path:
         """Write a checkpoint and remove those that are no longer needed."""
         partial = self.folder / f".{moment.name}.partial"
@@ -76,7 +78,13 @@ class CheckpointFolder:
         tensors, plain = _split_optimizer(optimizer)
         save_tensors(partial / OPTIMIZER_FILE, tensors)
         digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        state = {"epoch": moment.epoch, "step": moment.step, "optimizer": plain, "files": digests}
+        state = {
+            "epoch": moment.epoch,
+            "step": moment.step,
+            "optimizer": plain,
+            "scaler": scaler.state_dict(),
+            "files": digests,
+        }
         write_json(partial / STATE_FILE, state)
         target = self.folder / moment.name
         shutil.rmtree(target, ignore_errors=True)
@@ -143,12 +151,17 @@ def read_speakers(checkpoint: Path) -> dict[str, int]:
 
 
 def restore(
-    checkpoint: Path, model: SpeakerModel, classifier: nn.Module, optimizer: Optimizer
+    checkpoint: Path,
+    model: SpeakerModel,
+    classifier: nn.Module,
+    optimizer: Optimizer,
+    scaler: GradScaler,
 ) -> None:
     """Load everything a run needs to go on exactly as if it had not stopped."""
     load_module(model, checkpoint / "model.safetensors")
     load_module(classifier, checkpoint / CLASSIFIER_FILE)
     _join_optimizer(optimizer, checkpoint)
+    scaler.load_state_dict(read_json(checkpoint / STATE_FILE)["scaler"])
 
 
 def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from wesp_lap.audio.augment import SPEED_FACTORS
@@ -16,7 +18,7 @@ from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.files import read_json
 from wesp_lap.log import get_logger
 from wesp_lap.losses import LOSSES
-from wesp_lap.model import WEIGHTS_FILE, SpeakerModel
+from wesp_lap.model import WEIGHTS_FILE, ModelSettings, SpeakerModel
 from wesp_lap.tensors import fit_module, load_module, load_tensors
 from wesp_lap.training.checkpoint import (
     CLASSIFIER_FILE,
@@ -38,6 +40,7 @@ class Phase:
     classifier: nn.Module
     speakers: dict[str, int]
     optimizer: Optimizer
+    scaler: GradScaler
     moment: Moment
 
 
@@ -45,6 +48,7 @@ def open_phase(
     settings: TrainSettings,
     checkpoints: CheckpointFolder,
     utterances: Utterances,
+    device: torch.device,
 ) -> Phase:
     """Build or restore a phase.
 
@@ -52,17 +56,25 @@ def open_phase(
         settings: Checked settings.
         checkpoints: Where this phase keeps its own; the newest is resumed.
         utterances: Training data; its speakers must be in the map of the start, if there is one.
+        device: Where training runs; the phase is opened on the CPU.
     """
+    enabled = settings.training.precision == "fp16"
+    if enabled and device.type == "cpu":
+        raise ConfigError(
+            "training.precision: fp16 on a CPU is many times slower than fp32; use bf16 or fp32"
+        )
+    scaler = GradScaler(device.type, enabled=enabled)
     own = checkpoints.newest()
     if own is not None:
-        return _resume(settings, checkpoints, own)
+        return _resume(settings, checkpoints, own, scaler)
     if settings.init_from is not None:
-        return _follow(settings, _checkpoint_of(Path(settings.init_from)))
+        return _follow(settings, _checkpoint_of(Path(settings.init_from)), scaler)
     speakers = speaker_classes(utterances)
     copies = len(SPEED_FACTORS) if settings.data.augment.speed_perturb else 1
     model = SpeakerModel(settings.model)
     classifier = _classifier(settings, model, copies * len(speakers))
-    return Phase(model, classifier, speakers, _optimizer(settings, model, classifier), Moment(0))
+    optimizer = _optimizer(settings, model, classifier)
+    return Phase(model, classifier, speakers, optimizer, scaler, Moment(0))
 
 
 def starting_point(settings: TrainSettings) -> str | None:
@@ -73,17 +85,19 @@ def starting_point(settings: TrainSettings) -> str | None:
     return state["files"][WEIGHTS_FILE]
 
 
-def _resume(settings: TrainSettings, checkpoints: CheckpointFolder, moment: Moment) -> Phase:
+def _resume(
+    settings: TrainSettings, checkpoints: CheckpointFolder, moment: Moment, scaler: GradScaler
+) -> Phase:
     source = checkpoints.path(moment)
     get_logger().info("resuming from %s", source)
     model = _saved_model(settings, source)
     classifier = _classifier(settings, model, _classes_of(source))
     optimizer = _optimizer(settings, model, classifier)
-    restore(source, model, classifier, optimizer)
-    return Phase(model, classifier, read_speakers(source), optimizer, moment)
+    restore(source, model, classifier, optimizer, scaler)
+    return Phase(model, classifier, read_speakers(source), optimizer, scaler, moment)
 
 
-def _follow(settings: TrainSettings, source: Path) -> Phase:
+def _follow(settings: TrainSettings, source: Path, scaler: GradScaler) -> Phase:
     """Start a phase from the end of an earlier one, with a fresh optimizer."""
     get_logger().info("starting from %s", source)
     model = _saved_model(settings, source)
@@ -100,7 +114,8 @@ def _follow(settings: TrainSettings, source: Path) -> Phase:
     classifier = _classifier(settings, model, classes)
     fit_module(classifier, tensors, str(source / CLASSIFIER_FILE))
     load_module(model, source / WEIGHTS_FILE)
-    return Phase(model, classifier, speakers, _optimizer(settings, model, classifier), Moment(0))
+    optimizer = _optimizer(settings, model, classifier)
+    return Phase(model, classifier, speakers, optimizer, scaler, Moment(0))
 
 
 def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
@@ -111,15 +126,13 @@ def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
             f"backend: these settings say {settings.backend.as_mapping()}, but {source} was "
             f"trained with {saved.backend_section.as_mapping()}"
         )
-    options = dict(settings.frontend.options)
-    if options.get("weights") is None:
+    given = settings.frontend.options
+    if given.get("weights") is None:
         return _same_or_error(SpeakerModel(settings.model), saved, source)
     # The weights come from the checkpoint; the options for training from this phase's settings.
-    options = {**saved.frontend.options(), **{k: v for k, v in options.items() if k != "weights"}}
-    options["config"] = saved.frontend.options()["config"]
-    return SpeakerModel(
-        type(settings.model)(Section(settings.frontend.name, options), settings.backend)
-    )
+    changes = {name: v for name, v in given.items() if name not in ("weights", "config")}
+    frontend = Section(settings.frontend.name, {**saved.frontend.options(), **changes})
+    return SpeakerModel(ModelSettings(frontend, settings.backend))
 
 
 def _same_or_error(model: SpeakerModel, saved: SpeakerModel, source: Path) -> SpeakerModel:

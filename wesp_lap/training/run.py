@@ -39,7 +39,7 @@ def train(settings: TrainSettings, exp_dir: PathLike) -> None:
         utterances = load_utterances(settings.data.shards)
         _keep_record(settings, utterances, folder, checkpoints, process)
         torch.manual_seed(settings.seed)
-        phase = open_phase(settings, checkpoints, utterances)
+        phase = open_phase(settings, checkpoints, utterances, process.device)
         if phase.moment.epoch >= settings.training.epochs:
             get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
             return

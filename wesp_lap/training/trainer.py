@@ -61,9 +61,6 @@ class Trainer:
         self._steps_per_epoch = stream.plan.steps_per_epoch
         self._total_steps = settings.training.epochs * self._steps_per_epoch
         self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
-        self._scaler = torch.amp.GradScaler(
-            process.device.type, enabled=settings.training.precision == "fp16"
-        )
         self._bad_steps = 0
         self._meter = Meter(exp_dir / "metrics.jsonl", process, settings)
 
@@ -117,7 +114,7 @@ class Trainer:
             with self._no_sync(index < len(waves) - 1):
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     output = self._network(wave, label, margin, penalty)
-                self._scaler.scale(output.loss * share).backward()
+                self._phase.scaler.scale(output.loss * share).backward()
             total += output.loss.detach() * share
             hits = output.cosine.detach().argmax(dim=1) == label
             correct += hits.sum() / len(batch.labels)
@@ -130,11 +127,11 @@ class Trainer:
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
         if self._settings.training.grad_clip > 0:
-            self._scaler.unscale_(optimizer)
+            self._phase.scaler.unscale_(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self._settings.training.grad_clip)
-        self._scaler.step(optimizer)
-        self._scaler.update()
+        self._phase.scaler.step(optimizer)
+        self._phase.scaler.update()
 
     def _skip(self, epoch: int, step: int, batch: Batch) -> None:
         """Leave the weights as they are after a loss that is not finite; stop when it goes on."""
@@ -156,7 +153,12 @@ class Trainer:
         if self._process.is_main:
             phase = self._phase
             self._checkpoints.save(
-                moment, phase.model, phase.classifier, phase.speakers, phase.optimizer
+                moment,
+                phase.model,
+                phase.classifier,
+                phase.speakers,
+                phase.optimizer,
+                phase.scaler,
             )
         self._process.barrier()
 
