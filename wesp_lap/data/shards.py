@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wesp_lap.audio.ffmpeg import needs_ffmpeg
 from wesp_lap.audio.io import decode, encode, probe
 from wesp_lap.data.index import Entry, index_digest, read_index, write_index
 from wesp_lap.data.utterance import load_utterance
@@ -28,6 +27,8 @@ from wesp_lap.log import get_logger, progress
 from wesp_lap.seeding import generator
 
 AudioFormat = Literal["keep", "flac", "wav"]
+# What stays as it is: suffixes by which readers of the tars know how to decode a member.
+_KEPT_SUFFIXES = frozenset({"wav", "flac", "ogg", "opus", "mp3"})
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _audio(source: _Source, job: _Job) -> tuple[bytes, str, int]:
     if source.problem:
         raise DataError(source.problem)
     suffix = source.path.suffix.lower().lstrip(".")
-    if source.segment is None and not needs_ffmpeg(source.path):
+    if source.segment is None and suffix in _KEPT_SUFFIXES:
         info = probe(source.path)
         same = job.audio_format in ("keep", suffix) and info.sample_rate == job.sample_rate
         if same and info.channels == 1:
