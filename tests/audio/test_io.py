@@ -1,12 +1,9 @@
 import struct
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from wesp_lap.audio.ffmpeg import needs_ffmpeg
 from wesp_lap.audio.io import AudioInfo, decode, encode, probe
 from wesp_lap.errors import DataError
 
@@ -124,60 +121,3 @@ def test_samples_that_are_no_numbers_are_named(tmp_path, value):
 def test_a_start_behind_the_end_is_an_error(path):
     with pytest.raises(DataError, match=path.name):
         decode(path, 3 * RATE, 4 * RATE)
-
-
-@pytest.mark.parametrize(
-    ("name", "foreign"), [("a.wav", False), ("b/c.FLAC", False), ("a.m4a", True), ("a", False)]
-)
-def test_suffixes_that_need_ffmpeg(name, foreign):
-    assert needs_ffmpeg(Path(name)) is foreign
-
-
-def test_without_ffmpeg_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    (tmp_path / "x.m4a").write_bytes(b"...")
-    with pytest.raises(DataError) as caught:
-        decode(tmp_path / "x.m4a")
-    assert str(caught.value) == (
-        f"{tmp_path}/x.m4a: '.m4a' files need ffmpeg, which is not on PATH; install "
-        "ffmpeg or convert the corpus to FLAC or WAV"
-    )
-
-
-def fake_ffmpeg(folder, monkeypatch, script):
-    program = folder / "ffmpeg"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-
-def test_ffmpeg_decodes_other_containers_and_reads_nothing_but_the_file(tmp_path, monkeypatch):
-    (tmp_path / "decoded.wav").write_bytes(encode(WAVE, RATE, "wav"))
-    script = f'echo "$@" > {tmp_path}/words; cat {tmp_path}/decoded.wav'
-    fake_ffmpeg(tmp_path, monkeypatch, script)
-    path = tmp_path / "-i evil.m4a"
-    path.write_bytes(b"...")
-    wave, rate = decode(path, 100, 200)
-    assert rate == RATE
-    np.testing.assert_allclose(wave, WAVE[100:200], atol=1 / 32768)
-    words = (tmp_path / "words").read_text()
-    assert f"-protocol_whitelist file,pipe -i file:{path}" in words and "-nostdin" in words
-
-
-def test_a_failure_of_ffmpeg_is_told_in_its_words(tmp_path, monkeypatch):
-    fake_ffmpeg(tmp_path, monkeypatch, "echo first >&2; echo 'moov atom not found' >&2; exit 1")
-    with pytest.raises(
-        DataError, match=r"x\.m4a: cannot be read as audio: ffmpeg: moov atom not found$"
-    ):
-        decode(tmp_path / "x.m4a")
-
-
-def test_an_endless_ffmpeg_is_given_up(tmp_path, monkeypatch):
-    fake_ffmpeg(tmp_path, monkeypatch, "")
-
-    def run(*_args, timeout, **_options):
-        raise subprocess.TimeoutExpired("ffmpeg", timeout)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(DataError, match=r"x\.m4a: ffmpeg did not finish in \d+ s"):
-        decode(tmp_path / "x.m4a")

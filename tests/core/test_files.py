@@ -40,6 +40,17 @@ def test_a_reader_meets_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert target.read_bytes() == b"\0\1" and os.listdir(target.parent) == ["x.txt"]
 
 
+def test_who_has_the_old_file_open_reads_on_in_it(tmp_path):
+    target = tmp_path / "x.txt"
+    target.write_text("old and long")
+    with open(target) as reader:
+        assert reader.read(3) == "old"
+        with atomic_write(target) as stream:
+            stream.write("new")
+        assert reader.read() == " and long"
+    assert target.read_text() == "new"
+
+
 def test_json_comes_back_and_stays_readable(tmp_path):
     value = {"a": [1, 2.5, None], "name": "Zoë"}
     write_json(tmp_path / "x.json", value)

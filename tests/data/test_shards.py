@@ -151,6 +151,19 @@ def test_a_shard_is_made_again_when_its_source_or_it_itself_changes(tmp_path, da
     assert len(load_utterances(tmp_path / "shard.list")) == 11
 
 
+def test_a_source_of_the_same_size_but_another_time_is_packed_again(tmp_path):
+    data = write_data(tmp_path / "data", {"s1-a": noise(0, 4000)}, "wav")
+    _, tars = pack(data, tmp_path)
+    before = content_of(tars)
+    path = data / "wav" / "000.wav"
+    time = path.stat().st_mtime_ns
+    soundfile.write(path, noise(1, 4000), 16000)
+    os.utime(path, ns=(time + 10**9, time + 10**9))
+    pack(data, tmp_path)
+    assert content_of(tars) != before
+    assert read_as_wespeaker(tars[0])[0]["wav"] == path.read_bytes()
+
+
 def test_other_settings_make_the_shards_again(tmp_path, data):
     pack(data, tmp_path)
     _, tars = pack(data, tmp_path, audio_format="wav")
@@ -214,7 +227,7 @@ def test_nothing_but_bad_utterances_is_an_error(tmp_path, waves):
 def test_segments_are_cut_out_of_their_recordings(tmp_path):
     wave = noise(0, 48000)
     data = write_data(tmp_path / "data", {"rec1": wave})
-    cuts = {"s1-a": (0, 0.57), "s1-b": (0.57, 1.1), "s2-c": (1.1, 3)}
+    cuts = {"s1-a": (0, 1.001), "s1-b": (1.001, 1.1), "s2-c": (1.1, 3)}
     lines = "".join(f"{key} rec1 {start} {end}\n" for key, (start, end) in cuts.items())
     (data / "segments").write_text(lines)
     (data / "utt2spk").write_text("".join(f"{key} {key[:2]}\n" for key in cuts))
@@ -223,7 +236,7 @@ def test_segments_are_cut_out_of_their_recordings(tmp_path):
         sample["key"]: soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")[0]
         for sample in read_as_wespeaker(tars[0])
     }
-    assert [len(got[key]) for key in cuts] == [9120, 8480, 30400]
+    assert [len(got[key]) for key in cuts] == [16016, 1584, 30400]
     np.testing.assert_array_equal(np.concatenate([got[key] for key in cuts]), wave)
     assert {entry.key: entry.samples for entry in read_index(tars[0])}["s2-c"] == 30400
 
@@ -251,18 +264,21 @@ def test_other_rates_are_resampled(tmp_path):
 @pytest.mark.parametrize(
     ("source", "audio_format", "suffix"),
     [
-        ("wav", "keep", "wav"),
-        ("wav", "flac", "flac"),
-        ("flac", "wav", "wav"),
-        ("WAV", "keep", "wav"),
-        ("ogg", "flac", "flac"),
+        (".wav", "keep", "wav"),
+        (".wav", "flac", "flac"),
+        (".flac", "wav", "wav"),
+        (".WAV", "keep", "wav"),
+        (".ogg", "flac", "flac"),
+        (".ogg", "keep", "ogg"),
+        ("", "keep", "flac"),
     ],
 )
 def test_audio_formats(tmp_path, source, audio_format, suffix):
     data = write_data(tmp_path / "data", {"s1-a": noise(0, 4000)}, "wav")
-    path = data / "wav" / f"000.{source}"
-    subtype = "VORBIS" if source == "ogg" else "PCM_16"
-    soundfile.write(path, noise(0, 4000), 16000, subtype=subtype)
+    path = data / "wav" / f"000{source}"
+    form = {".ogg": "OGG", ".flac": "FLAC"}.get(source, "WAV")
+    subtype = "VORBIS" if source == ".ogg" else "PCM_16"
+    soundfile.write(path, noise(0, 4000), 16000, subtype=subtype, format=form)
     (data / "wav.scp").write_text(f"s1-a {path}\n")
     _, tars = pack(data, tmp_path, audio_format=audio_format)
     [sample] = read_as_wespeaker(tars[0])
