@@ -23,6 +23,10 @@ from wesp_lap.errors import DataError
 WORKED = "0.9 t|0.8 t|0.7 n|0.6 t|0.55 n|0.4 t|0.3 n|0.2 n"
 # Ranks 1 to 3, 5 and 6 of 12: three accepted without false alarm leave 2 of 5 missed.
 TWELVE = "0.95 t|0.9 t|0.85 t|0.8 n|0.7 t|0.65 t|0.6 n|0.5 n|0.4 n|0.3 n|0.2 n|0.1 n"
+# Ten targets and 100 nontargets, with one nontarget behind the fourth target. Below it one false
+# alarm in 100 costs 99/100 at a prior of 1 % and 19/100 at 5 %; above it six misses cost 6/10.
+KINDS = "t" * 4 + "n" + "t" * 6 + "n" * 99
+LONG = "|".join(f"{1 - rank / 1000} {kind}" for rank, kind in enumerate(KINDS))
 PERFECT = "0.9 t|0.8 t|0.2 n|0.1 n"
 INVERTED = "0.9 n|0.8 n|0.2 t|0.1 t"
 
@@ -42,6 +46,7 @@ def scores(tmp_path):
         "easy.asnorm.score": WORKED,
         "easy.qmf.score": INVERTED,
         "hard.score": TWELVE,
+        "hard.qmf.score": LONG,
     }.items():
         write_scores(tmp_path / "scores" / name, text)
     write_scores(tmp_path / "untrained" / "hard.score", INVERTED)
@@ -80,8 +85,10 @@ def test_rows_hold_the_worked_values_in_the_order_of_the_methods(tmp_path, score
         ("easy", "qmf"),
         ("hard", "untrained cosine"),
         ("hard", "cosine"),
+        ("hard", "qmf"),
     ]
-    expected = [(0, 0, 0), (25, 0.5, 0.5), (100, 1, 1), (100, 1, 1), (100 / 7, 0.4, 0.4)]
+    easy = [(0, 0, 0), (25, 0.5, 0.5), (100, 1, 1)]
+    expected = [*easy, (100, 1, 1), (100 / 7, 0.4, 0.4), (1, 0.6, 0.19)]
     np.testing.assert_allclose([row[2:] for row in rows], expected, atol=1e-9)
 
 

@@ -43,11 +43,11 @@ def test_a_reader_meets_the_old_file_until_the_new_one_is_whole(tmp_path):
 def test_who_has_the_old_file_open_reads_on_in_it(tmp_path):
     target = tmp_path / "x.txt"
     target.write_text("old and long")
-    with open(target) as reader:
-        assert reader.read(3) == "old"
+    with open(target, "rb", buffering=0) as reader:
+        assert reader.read(3) == b"old"
         with atomic_write(target) as stream:
             stream.write("new")
-        assert reader.read() == " and long"
+        assert reader.read() == b" and long"
     assert target.read_text() == "new"
 
 

@@ -80,19 +80,20 @@ def test_all_bad_files_are_named_and_nothing_is_written(model_dir, small, tmp_pa
 
 
 def test_what_is_up_to_date_is_kept(model_dir, make_model, small, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    extract(model_dir, small, out, "cpu", jobs=1)
+    out, model = tmp_path / "out", tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    extract(model, small, out, "cpu", jobs=1)
     first = (out / "xvector.ark").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "_embed", lambda *_: pytest.fail("extracted again"))
-        assert extract(model_dir, small, out, "cpu", jobs=1) == 6
-    extract(make_model(1), small, out, "cpu", jobs=1)
-    assert (out / "xvector.ark").read_bytes() != first
-    extract(model_dir, small, out, "cpu", jobs=1)
-    assert (out / "xvector.ark").read_bytes() == first
+        assert extract(model, small, out, "cpu", jobs=1) == 6
+    for source, same in ((make_model(1), False), (model_dir, True)):
+        shutil.copytree(source, model, dirs_exist_ok=True)
+        extract(model, small, out, "cpu", jobs=1)
+        assert ((out / "xvector.ark").read_bytes() == first) == same
     lines = (small / "utt2spk").read_text().splitlines()
     (small / "utt2spk").write_text("\n".join(lines[1:]) + "\n")
-    assert extract(model_dir, small, out, "cpu", jobs=1) == 5
+    assert extract(model, small, out, "cpu", jobs=1) == 5
     assert len(read_vectors(out / "xvector.scp")[0]) == 5
 
 
