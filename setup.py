@@ -40,8 +40,8 @@ setup(
         "dev": [
             "espeakng-loader==0.2.4",
             "pytest>=8",
-            "ruff",
-            "mypy",
+            "ruff==0.17.5",
+            "mypy==2.4.1",
             "types-PyYAML",
         ],
     },

@@ -105,6 +105,7 @@ launch_train() {
   fi
   launch+=(--max_restarts "${MAX_RESTARTS:-0}")
   [[ $module == *.py ]] || launch+=(-m)
-  OMP_NUM_THREADS=$threads "${PYTHON:-python3}" -m wesp_lap.bin.launch \
-    "${launch[@]}" "$module" "$@"
+  # Threads that wait let go of their core: spinning, they starve each other on a shared machine.
+  OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} \
+    "${PYTHON:-python3}" -m wesp_lap.bin.launch "${launch[@]}" "$module" "$@"
 }

@@ -94,7 +94,7 @@ def _bind(command: Callable, words: list[str]) -> tuple[list[Any], dict[str, Any
 
 def _program_name() -> str:
     module = sys.modules["__main__"].__spec__
-    return f"python -m {module.name}" if module is not None else os.path.basename(sys.argv[0])
+    return module.name if module is not None else os.path.basename(sys.argv[0])
 
 
 def _check_types(

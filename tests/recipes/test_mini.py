@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, run_recipe
+from helpers import ROOT, run_recipe, tiny_frontend
 
 from wesp_lap.kaldi.ark import read_vectors, verify
 from wesp_lap.kaldi.scores import read_scores
@@ -148,3 +148,57 @@ def test_own_data_takes_all_three_options(tmp_path):
     done = run_recipe("mini", "--train=x", f"--exp_dir={tmp_path}")
     assert done.returncode == 2
     assert "give --train, --eval and --trials together" in done.stdout
+
+
+@pytest.mark.slow
+def test_learns_from_real_speech(real_speech, tmp_path):
+    """The recipe's own settings, cut to 6 joint epochs: well below the untrained network."""
+    conf = ROOT / "egs/mini/conf"
+    (tmp_path / "conf").mkdir()
+    for phase, epochs in (("frozen", 1), ("joint", 6)):
+        text = f"base: {conf / phase}.yaml\ntraining:\n  epochs: {epochs}\n"
+        (tmp_path / "conf" / f"{phase}.yaml").write_text(text)
+    done = run_recipe(
+        "mini",
+        f"--train={real_speech / 'svmini_train'}",
+        f"--eval={real_speech / 'svmini_dev'}",
+        f"--trials={real_speech / 'svmini_dev/trials'}",
+        f"--musan={real_speech / 'musan_mini'}",
+        f"--rirs={real_speech / 'rirs_mini'}",
+        f"--exp_dir={tmp_path / 'exp'}",
+        f"--conf={tmp_path / 'conf'}",
+        "--phases=frozen joint",
+        "--num_avg=1",
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    rows = [line.split("\t") for line in (tmp_path / "exp/results.tsv").read_text().splitlines()]
+    eer = {row[1]: float(row[2]) for row in rows[1:]}
+    assert eer["untrained cosine"] > 22
+    assert max(eer["cosine"], eer["asnorm"], eer["qmf"]) < 18
+
+
+@pytest.mark.slow
+def test_other_models_are_chosen_by_name(tiny_corpus, tiny_conf, tmp_path):
+    """A frontend from a local directory and another backend; without noises, in one process."""
+    from wesp_lap.frontends.transformer import TransformerFrontend
+
+    for part, kept in (("train", "01234"), ("eval", "567")):
+        (tmp_path / part).mkdir()
+        for table in ("wav.scp", "utt2spk"):
+            lines = (tiny_corpus.data / table).read_text().splitlines(keepends=True)
+            (tmp_path / part / table).write_text("".join(x for x in lines if x[4] in kept))
+    (tmp_path / "trials").write_text("spk05-0 spk05-1 target\nspk05-0 spk06-1 nontarget\n")
+    config = tiny_frontend("wav2vec2", feat_extract_norm="group")
+    TransformerFrontend(config=config).model.save_pretrained(tmp_path / "wav2vec2")
+    done = run_recipe(
+        "mini",
+        *(f"--train={tmp_path / 'train'}", f"--eval={tmp_path / 'eval'}"),
+        *(f"--trials={tmp_path / 'trials'}", f"--exp_dir={tmp_path / 'exp'}"),
+        *(f"--conf={tiny_conf}", "--phases=frozen joint", "--nproc=1", "--stop_stage=4"),
+        *(f"--frontend={tmp_path / 'wav2vec2'}", "--backend=superb_astp"),
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "training without noise and reverberation" in done.stdout
+    model = SpeakerModel.from_pretrained(tmp_path / "exp/model")
+    assert model.frontend.model.config.model_type == "wav2vec2"
+    assert model.backend_section.name == "superb_astp"
