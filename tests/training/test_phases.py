@@ -203,3 +203,10 @@ def test_a_run_that_failed_before_its_first_step_can_be_mended(make_settings, tm
         train(make_settings(data={"batch_size": 64}), tmp_path)
     train(make_settings(), tmp_path)
     assert (tmp_path / "final").exists()
+
+
+def test_half_a_line_of_a_killed_run_does_not_spoil_the_metrics(make_settings, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "st')
+    train(make_settings(), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 4

@@ -33,6 +33,8 @@ class Meter:
         self._steps = 0
         self._waited = 0.0
         self._since = time.monotonic()
+        if process.is_main:
+            _drop_partial_line(path)
 
     def timed(self, batches: Iterator[Batch], first: int) -> Iterator[tuple[int, Batch]]:
         """Number the batches from ``first`` and measure how long each one is waited for."""
@@ -101,3 +103,12 @@ class Meter:
             record["audio_seconds_per_second"],
             100 * record["data_wait"],
         )
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Remove what a killed run left of a line, so that the next one does not run into it."""
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
