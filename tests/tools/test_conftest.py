@@ -41,7 +41,8 @@ def test_tiny_corpus_is_a_data_directory_with_separable_speakers(tiny_corpus):
     [([], "", "1 passed, 1 skipped"), (["--slow"], "", "2 passed"), ([], "true", "2 passed")],
 )
 def test_slow_tests_run_on_demand_and_in_continuous_integration(tmp_path, options, ci, outcome):
-    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    for name in ("conftest.py", "helpers.py"):
+        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: takes long\n")
     (tmp_path / "test_two.py").write_text(
         "import pytest\ndef test_quick(): pass\n@pytest.mark.slow\ndef test_slow(): pass\n"
