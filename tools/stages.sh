@@ -28,7 +28,13 @@ once() {
   done
   shift
   local marker=$exp_dir/.done/$name signature whole=true
-  signature="$*"$'\n'$(cksum -- "${inputs[@]}" 2>&1)
+  for word in "${inputs[@]}"; do
+    if [ ! -e "$word" ]; then
+      log "  $name: no such input: $word; run the stages before this one first" >&2
+      return 1
+    fi
+  done
+  signature="$*"$'\n'$(cksum -- "${inputs[@]}")
   for word in "${outputs[@]}"; do
     [ -e "$word" ] || whole=false
   done
@@ -42,13 +48,39 @@ once() {
   printf '%s\n' "$signature" >"$marker"
 }
 
-# Processes for --nproc 0: one per GPU, and two where there is none.
+# Processes for --nproc 0: one per GPU that torch can use, and two where there is none.
 default_processes() {
   local gpus=0
-  if command -v nvidia-smi >/dev/null; then
-    gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+  if command -v nvidia-smi >/dev/null; then # torch is slow to ask
+    gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
   fi
   if [ "$gpus" -gt 0 ]; then echo "$gpus"; else echo 2; fi
+}
+
+# Refuses settings with which no stage could do its work.
+check_recipe() {
+  local word
+  if [ -z "${phases// /}" ]; then
+    echo "${0##*/}: --phases is empty; name at least one YAML file of $conf" >&2
+    exit 2
+  fi
+  for word in $phases; do
+    if [ ! -f "$conf/$word.yaml" ]; then
+      echo "${0##*/}: phase $word: no such file: $conf/$word.yaml" >&2
+      exit 2
+    fi
+  done
+  if [ "$num_nodes" -gt 1 ]; then
+    if [ "$stage" != 3 ] || [ "$stop_stage" != 3 ]; then
+      echo "${0##*/}: only training runs on several nodes: run the other stages on one node, and" \
+        "--stage 3 --stop_stage 3 with --num_nodes and --HOST_NODE_ADDR on all of them" >&2
+      exit 2
+    fi
+    if [ -z "$HOST_NODE_ADDR" ]; then
+      echo "${0##*/}: --num_nodes $num_nodes needs --HOST_NODE_ADDR HOST:PORT of one of them" >&2
+      exit 2
+    fi
+  fi
 }
 
 # run NAME ARGUMENTS...: one of the toolkit's commands.
@@ -60,8 +92,8 @@ run() {
 
 # Stage 1: checked copies of the data directories with absolute paths and durations.
 stage_data() {
-  run validate_data_dir "$train"
-  run validate_data_dir "$eval" --trials "$trials" --disjoint_from "$train"
+  # The audio is looked at when the directories are prepared.
+  run validate_data_dir "$eval" --trials "$trials" --disjoint_from "$train" --audio none
   run prepare_data --src "$train" --out "$exp_dir/data/train"
   run prepare_data --src "$eval" --out "$exp_dir/data/eval"
 }
@@ -71,16 +103,15 @@ stage_shards() {
   run make_shards --data "$exp_dir/data/train" --out "$exp_dir/data/train/shards" \
     --list "$exp_dir/data/train/shard.list" --nj "$nj" \
     --utterances_per_shard "$utterances_per_shard"
-  if [ -n "$musan$rirs" ]; then
-    run make_noise_bank --out "$exp_dir/data/noise_bank" \
-      ${musan:+--musan "$musan"} ${rirs:+--rirs "$rirs"}
+  if [ -n "$musan" ] && [ -n "$rirs" ]; then
+    run make_noise_bank --out "$exp_dir/data/noise_bank" --musan "$musan" --rirs "$rirs"
   fi
 }
 
 # Stage 3: the phases, each from the end of the one before.
 stage_train() {
   local phase before=
-  local -a options=(--data.shards "$exp_dir/data/train/shard.list")
+  local -a words options=(--data.shards "$exp_dir/data/train/shard.list")
   if [ -n "$musan" ] && [ -n "$rirs" ]; then
     options+=(--data.noise_bank "$exp_dir/data/noise_bank")
   else
@@ -88,13 +119,14 @@ stage_train() {
     options+=(--data.augment.noise_prob 0)
   fi
   for phase in $phases; do
-    log "  phase $phase on $nproc processes"
-    # The indexes say what the shards were made from.
-    once "train_$phase" -i "$conf"/*.yaml "$exp_dir"/data/train/shards/*.index \
-      ${before:+"$before/final/state.json"} -o "$exp_dir/$phase/final" -- \
-      launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" wesp_lap.bin.train \
-      --config "$conf/$phase.yaml" --exp_dir "$exp_dir/$phase" "${options[@]}" \
-      ${before:+--init_from "$before"} ${overrides[@]+"${overrides[@]}"}
+    log "  phase $phase"
+    words=(wesp_lap.bin.train --config "$conf/$phase.yaml" --exp_dir "$exp_dir/$phase")
+    words+=("${options[@]}" ${before:+--init_from "$before"} ${overrides[@]+"${overrides[@]}"})
+    if [ -e "$exp_dir/$phase/final" ]; then # it is done, or says what has changed since
+      WORLD_SIZE=1 "$PYTHON" -m "${words[@]}"
+    else
+      launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" "${words[@]}"
+    fi
     before=$exp_dir/$phase
   done
 }
@@ -118,12 +150,15 @@ stage_extract() {
   done
 }
 
+# The trial lists, one a line.
+trial_lists() { printf '%s\n' "${trials//,/$'\n'}"; }
+
 # The score files of all trial lists in folder $1 with suffix $2, one a line.
 score_files() {
   local list
-  for list in ${trials//,/ }; do
+  while read -r list; do
     printf '%s/%s%s.score\n' "$1" "${list##*/}" "$2"
-  done
+  done < <(trial_lists)
 }
 
 # Options that the scoring commands share, for embeddings below $1.
@@ -136,15 +171,16 @@ scoring_options() {
 # Stage 5: cosine with mean subtraction, of the trained and of the untrained network.
 stage_score() {
   local folder
-  local -a options files folders=("$exp_dir")
+  local -a options files lists folders=("$exp_dir")
+  mapfile -t lists < <(trial_lists)
   if $untrained; then
     folders=("$exp_dir/untrained" "$exp_dir")
   fi
   for folder in "${folders[@]}"; do
     mapfile -t options < <(scoring_options "$folder/embeddings")
     mapfile -t files < <(score_files "$folder/scores" "")
-    once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json ${trials//,/ } \
-      -o "${files[@]}" -- run score "${options[@]}" --out_dir "$folder/scores"
+    once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json "${lists[@]}" \
+      ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- run score "${options[@]}" --out_dir "$folder/scores"
     [ "$folder" = "$exp_dir" ] || log "  the network before training:"
     run compute_metrics "${files[@]}"
   done
@@ -152,11 +188,12 @@ stage_score() {
 
 # Stage 6: AS-norm against the training speakers' means.
 stage_norm() {
-  local -a options files
+  local -a options files before
   mapfile -t options < <(scoring_options "$exp_dir/embeddings")
+  mapfile -t before < <(score_files "$exp_dir/scores" "")
   mapfile -t files < <(score_files "$exp_dir/scores" .asnorm)
-  once asnorm -i "$exp_dir"/embeddings/*/xvector.json $(score_files "$exp_dir/scores" "") \
-    -o "${files[@]}" -- \
+  once asnorm -i "$exp_dir"/embeddings/*/xvector.json "${before[@]}" \
+    "$exp_dir/data/train/utt2spk" ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
     run score_norm "${options[@]}" --scores_dir "$exp_dir/scores" --top_n "$top_n" \
     --cohort_scp "$exp_dir/embeddings/train/xvector.scp" \
     --cohort_utt2spk "$exp_dir/data/train/utt2spk"
@@ -165,11 +202,13 @@ stage_norm() {
 
 # Stage 7: quality-aware calibration, fitted on pairs of training utterances.
 stage_calibrate() {
-  local -a options files
+  local -a options files before
   mapfile -t options < <(scoring_options "$exp_dir/embeddings")
+  mapfile -t before < <(score_files "$exp_dir/scores" .asnorm)
   mapfile -t files < <(score_files "$exp_dir/scores" .qmf)
-  once calibrate -i "$exp_dir"/embeddings/*/xvector.json \
-    $(score_files "$exp_dir/scores" .asnorm) -o "${files[@]}" -- \
+  once calibrate -i "$exp_dir"/embeddings/*/xvector.json "${before[@]}" \
+    "$exp_dir"/data/{train,eval}/utt2dur "$exp_dir/data/train/utt2spk" \
+    ${enroll_map:+"$enroll_map"} -o "${files[@]}" "$exp_dir/scores/calibration.json" -- \
     run calibrate "${options[@]}" --scores_dir "$exp_dir/scores" --out_dir "$exp_dir/scores" \
     --test_utt2dur "$exp_dir/data/eval/utt2dur" --top_n "$top_n" --num_pairs "$num_pairs" \
     --cohort_scp "$exp_dir/embeddings/train/xvector.scp" \
@@ -181,20 +220,23 @@ stage_calibrate() {
 # Writes results.tsv and results.md; stage 8 needs the first, stage 10 shows both.
 write_report() {
   local phase dirs=
+  local -a options=()
   for phase in $phases; do
     dirs+=${dirs:+,}$exp_dir/$phase
   done
-  run report --trials "$trials" --scores_dir "$exp_dir/scores" --out "$exp_dir" \
-    --phases "$dirs" --note "${note:-}" $(
-      if $untrained; then echo --untrained_scores_dir "$exp_dir/untrained/scores"; fi
-    )
+  if $untrained; then
+    options=(--untrained_scores_dir "$exp_dir/untrained/scores")
+  fi
+  run report --trials "$1" --scores_dir "$exp_dir/scores" --out "$exp_dir" \
+    --phases "$dirs" --note "${note:-}" ${options[@]+"${options[@]}"}
 }
 
 quietly() { "$@" >/dev/null; }
 
 # Stage 8: model, mean, calibration and card in one directory, loaded again and checked.
 stage_export() {
-  once results -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- quietly write_report
+  once results -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- \
+    quietly write_report "$trials"
   once export -i "$exp_dir/model/model.safetensors" "$exp_dir/results.tsv" \
     "$exp_dir/scores/calibration.json" -o "$exp_dir/export/manifest.json" -- \
     run export --model "$exp_dir/model" --out "$exp_dir/export" \
@@ -205,7 +247,7 @@ stage_export() {
 
 # Stage 10: the results table.
 stage_report() {
-  write_report
+  write_report "$trials"
   log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $exp_dir/export"
 }
 

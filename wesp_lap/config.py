@@ -91,13 +91,18 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, str]) -> di
     """
     for dotted, text in sorted(overrides.items(), key=lambda item: not item[0].endswith(".name")):
         try:
-            value = parse_yaml(text) if isinstance(text, str) else text
+            value: Any = text if _is_path(text) else parse_yaml(text)
         except (yaml.YAMLError, ConfigError) as error:
             raise ConfigError(f"--{dotted}: cannot read {text!r} as YAML") from error
         for part in reversed(dotted.split(".")):
             value = {part: value}
         tree = merge(tree, value)
     return dict(tree)
+
+
+def _is_path(text: str) -> bool:
+    """Say whether a command-line word is a path, whose colons and hashes mean nothing."""
+    return "/" in text and text[0] not in "[{\"'"
 
 
 def from_mapping(cls: type[Settings], mapping: Any, where: str = "") -> Settings:

@@ -7,16 +7,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from wesp_lap.errors import DataError
 
 PathLike = str | os.PathLike[str]
-
-# Larger inputs are recognised by size and modification time: hashing them would cost more
-# than most stages.
-_HASH_LIMIT = 64 << 20
 
 
 @contextlib.contextmanager
@@ -67,11 +64,13 @@ def sha256(path: PathLike) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(path: Path) -> list[str | int]:
-    status = path.stat()
-    if status.st_size > _HASH_LIMIT:
-        return [status.st_size, status.st_mtime_ns]
-    return [status.st_size, sha256(path)]
+def dates_digest(paths: Iterable[PathLike]) -> str:
+    """Return a digest of the names, sizes and modification times of files, missing ones too."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        status = path.stat() if path.is_file() else None
+        digest.update(repr((str(path), status and (status.st_size, status.st_mtime_ns))).encode())
+    return digest.hexdigest()
 
 
 class Stamp:
@@ -79,27 +78,42 @@ class Stamp:
 
     The work is done when the stamp file exists, was written for equal ``settings`` and equal
     content of ``inputs``, and every file that it lists as an output is there with its size.
+
+    Args:
+        path: The stamp file.
+        settings: What the work is done with; must be plain values.
+        inputs: Files whose content counts.
+        media: Files, often many and large, that count by name, size and modification time.
     """
 
     def __init__(
-        self, path: PathLike, settings: Mapping[str, object], inputs: Iterable[PathLike] = ()
+        self,
+        path: PathLike,
+        settings: Mapping[str, object],
+        inputs: Iterable[PathLike] = (),
+        media: Iterable[PathLike] = (),
     ) -> None:
         self.path = Path(path)
         self._settings = json.loads(json.dumps(settings, default=str))
         self._inputs = [Path(name) for name in inputs]
+        self._media = [Path(name) for name in media]
 
+    @cached_property
     def _signature(self) -> dict[str, Any]:
+        """What the work depends on, as it was when it was first asked for: before the work."""
         return {
             "settings": self._settings,
-            "inputs": {str(path): _fingerprint(path) for path in self._inputs if path.exists()},
+            "inputs": {str(path): sha256(path) for path in self._inputs if path.exists()},
+            "media": dates_digest(self._media),
         }
 
     def is_fresh(self) -> bool:
         """Return True when the stamped work is done and nothing it depends on has changed."""
+        now = self._signature
         if not self.path.is_file():
             return False
         record = read_json(self.path)
-        if {key: record.get(key) for key in ("settings", "inputs")} != self._signature():
+        if {key: record.get(key) for key in now} != now:
             return False
         sizes = {name: _size(self.path.parent / name) for name in record["outputs"]}
         return sizes == record["outputs"]
@@ -108,7 +122,7 @@ class Stamp:
         """Record that the work is done and which files it left."""
         folder = self.path.parent
         sizes = {os.path.relpath(name, folder): _size(Path(name)) for name in outputs}
-        write_json(self.path, {**self._signature(), "outputs": sizes})
+        write_json(self.path, {**self._signature, "outputs": sizes})
 
 
 def _size(path: Path) -> int | None:

@@ -47,6 +47,7 @@ note=
 . "$here/../../tools/setup.sh" base
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
+check_recipe
 read -ra overrides <<<"$train_options"
 [ "$nproc" -gt 0 ] || nproc=$(default_processes)
 

@@ -26,7 +26,7 @@ conf=$here/conf                      # folder with a YAML file per phase
 phases="frozen joint large_margin"   # the phases, in order
 frontend=                            # pre-trained frontend: a hub name or a local directory
 backend=                             # backend by name, in place of the one in the YAML files
-nproc=0                              # training processes; 0: one per GPU, without GPUs two
+nproc=0                              # training processes; 0: two, or one on a single GPU
 nj=0                                 # jobs for data preparation; 0: one per core
 num_avg=2                            # checkpoints to average
 top_n=20                             # cohort speakers that count in AS-norm
@@ -53,11 +53,15 @@ fi
 . "$here/../../tools/setup.sh" mini
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
+check_recipe
 
 read -ra overrides <<<"$train_options"
 [ -z "$frontend" ] || overrides+=(--frontend.config null --frontend.weights "$frontend")
 [ -z "$backend" ] || overrides+=(--backend.name "$backend")
-[ "$nproc" -gt 0 ] || nproc=$(default_processes)
+if [ "$nproc" -eq 0 ]; then
+  nproc=$(default_processes)
+  [ "$nproc" -le 2 ] || nproc=2 # so small a network gains nothing from more
+fi
 
 synthetic=false
 if [ -z "$train" ]; then

@@ -48,6 +48,7 @@ train=$exp_dir/data/vox2_dev eval=$exp_dir/data/vox1
 . "$here/../../tools/setup.sh" base
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
+check_recipe
 read -ra overrides <<<"$train_options"
 [ "$nproc" -gt 0 ] || nproc=$(default_processes)
 

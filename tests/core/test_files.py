@@ -132,14 +132,27 @@ def test_finished_work_can_be_moved_with_its_outputs(work):
     assert stamp.is_fresh()
 
 
-def test_large_inputs_are_told_by_size_and_time(work, monkeypatch):
-    folder, stamp = work
-    monkeypatch.setattr(files, "_HASH_LIMIT", 4)
+def test_media_are_told_by_size_and_time(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "sha256", lambda path: pytest.fail("hashed"))
-    stamp().write([])
-    assert stamp().is_fresh()
-    os.utime(folder / "in.txt", (0, 0))
-    assert not stamp().is_fresh()
+    media = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    media[0].write_bytes(b"one")
+    Stamp(tmp_path / "done.json", {}, media=media).write([])
+    assert Stamp(tmp_path / "done.json", {}, media=media).is_fresh()
+    os.utime(media[0], (0, 0))
+    assert not Stamp(tmp_path / "done.json", {}, media=media).is_fresh()
+    Stamp(tmp_path / "done.json", {}, media=media).write([])
+    media[1].write_bytes(b"now here")
+    assert not Stamp(tmp_path / "done.json", {}, media=media).is_fresh()
+
+
+def test_inputs_that_change_during_the_work_leave_it_undone(tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("one")
+    stamp = Stamp(tmp_path / "done.json", {}, [source])
+    assert not stamp.is_fresh()
+    source.write_text("two")  # while the work is under way on the old content
+    stamp.write([])
+    assert not Stamp(tmp_path / "done.json", {}, [source]).is_fresh()
 
 
 def test_a_stamp_is_plain_json(work):

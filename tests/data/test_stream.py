@@ -274,3 +274,16 @@ def test_open_files_do_not_travel_to_workers(shards):
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match="batch_size >= 2, crop_seconds > 0 and num_workers >= 0"):
         StreamSettings("x", **change)
+
+
+def test_few_shards_stay_open_and_all_are_read(data, tmp_path, monkeypatch):
+    """A corpus has more shards than a process may open files."""
+    monkeypatch.setattr("wesp_lap.data.stream._MAX_OPEN", 2)
+    make_shards(data, tmp_path / "shards", tmp_path / "shard.list", utterances_per_shard=1)
+    utterances = load_utterances(tmp_path / "shard.list")
+    settings = StreamSettings(str(tmp_path / "shard.list"), batch_size=2, crop_seconds=0.1)
+    dataset = CropDataset(utterances, speaker_classes(utterances), settings, None, 0)
+    order = [0, 1, 2, 0, 3, 1, 2, 0]
+    keys = [dataset[Item(0, position, row)][2] for position, row in enumerate(order)]
+    assert keys == [utterances.keys[row] for row in order]
+    assert len(dataset._open) == 2

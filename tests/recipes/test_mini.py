@@ -21,7 +21,7 @@ METHODS = ["untrained cosine", "cosine", "asnorm", "qmf"]
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, tiny_conf):
-    folder = tmp_path_factory.mktemp("mini")
+    folder = tmp_path_factory.mktemp("mini with a space")
     return [
         f"--exp_dir={folder / 'exp'}",
         f"--corpus={folder / 'corpus'}",
@@ -92,8 +92,9 @@ def test_a_second_run_skips_everything_and_prints_the_same_table(first_run, word
     assert again.returncode == 0, again.stdout[-3000:]
     table = [line for line in first_run.splitlines() if line.startswith("| trials")]
     assert table == [line for line in again.stdout.splitlines() if line.startswith("| trials")]
-    for name in ("train_frozen", "train_joint", "train_large_margin", "asnorm", "calibrate"):
+    for name in ("average", "score_exp", "asnorm", "calibrate", "results", "export"):
         assert f"{name}: up to date" in again.stdout
+    assert again.stdout.count("epochs are done") == 3
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

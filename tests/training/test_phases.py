@@ -210,3 +210,101 @@ def test_half_a_line_of_a_killed_run_does_not_spoil_the_metrics(make_settings, t
     train(make_settings(), tmp_path)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(records) == 4
+
+
+def test_a_lost_link_to_the_end_is_made_again(make_settings, tmp_path):
+    train(make_settings(), tmp_path)
+    (tmp_path / "final").unlink()
+    train(make_settings(), tmp_path)
+    assert (tmp_path / "final").resolve() == checkpoint(tmp_path, 2).resolve()
+    assert not (tmp_path / "train.2.log").exists()  # there was nothing to log
+
+
+def test_a_checkpoint_with_a_broken_state_is_passed_over(frozen):
+    (checkpoint(frozen, 2) / "state.json").write_text("")
+    assert CheckpointFolder(frozen / "checkpoints").newest().epoch == 1
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_leaves_no_trace(make_settings, tmp_path, monkeypatch, where):
+    """Weights, statistics and optimizer end as if the step's batch had not been there."""
+    from wesp_lap.training.trainer import Trainer
+
+    accumulate, steps = Trainer._accumulate, []
+
+    def poisoned(self, batch, margin, penalty):
+        steps.append(len(steps))
+        if steps[-1] == 2:
+            if where == "loss":
+                batch.waves[0, 0] = float("inf")
+            output = accumulate(self, batch, margin, penalty)
+            if where == "gradient":
+                next(self._phase.classifier.parameters()).grad[0, 0, 0] = float("inf")
+            return output
+        return accumulate(self, batch, margin, penalty)
+
+    monkeypatch.setattr(Trainer, "_accumulate", poisoned)
+    train(make_settings(training={"epochs": 1}), tmp_path)
+    for tensors in (weights(tmp_path, 1), {"classifier": classifier(tmp_path, 1)}):
+        assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert "step skipped" in (tmp_path / "train.log").read_text()
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_settings, tmp_path, monkeypatch):
+    from wesp_lap.errors import WespError
+    from wesp_lap.training.trainer import Trainer
+
+    step = Trainer._step
+
+    def diverge(self, epoch, number, batch):
+        step(self, epoch, number, batch)
+        if (epoch, number) == (1, 3):
+            with torch.no_grad():
+                self._phase.model.backend.time_pool.embedding.weight[0, 0] = float("nan")
+
+    monkeypatch.setattr(Trainer, "_step", diverge)
+    with pytest.raises(WespError, match=r"1 tensors hold NaN .*time_pool.embedding.weight"):
+        train(make_settings(), tmp_path)
+    assert CheckpointFolder(tmp_path / "checkpoints").newest().epoch == 1
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_frontend_with_keys_of_its_own_survives_every_reload(
+    make_settings, tmp_path, tiny_model_settings
+):
+    """Published configurations hold keys that their configuration class does not know."""
+    from wesp_lap.frontends.transformer import TransformerFrontend
+
+    source = tmp_path / "weights"
+    TransformerFrontend(config=tiny_model_settings["frontend"]["config"]).model.save_pretrained(
+        source
+    )
+    config = json.loads((source / "config.json").read_text())
+    config |= {
+        "freeze_feat_extract_train": True,
+        "replace_prob": 0.5,
+        "no_mask_time_overlap": False,
+    }
+    config |= {"mask_channel_prob": 0.0, "tokenizer_class": "Wav2Vec2CTCTokenizer"}
+    (source / "config.json").write_text(json.dumps(config))
+    frontend = {"config": None, "weights": str(source)}
+    train(make_settings(frontend=frontend, training={"freeze_frontend": True}), tmp_path / "frozen")
+    train(make_settings(frontend=frontend, init_from=str(tmp_path / "frozen")), tmp_path / "joint")
+    SpeakerModel.from_pretrained(tmp_path / "joint" / "final")
+
+
+def test_modules_move_before_their_optimizer_is_made(frozen, make_settings):
+    """A resumed optimizer's state goes where the parameters are; meta stands for a GPU."""
+    from wesp_lap.training import phase
+
+    model = SpeakerModel.from_pretrained(checkpoint(frozen, 2))
+    optimizer = phase._optimizer(
+        make_settings(), model, torch.nn.Linear(2, 2), torch.device("meta")
+    )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {p.device.type for p in parameters} == {"meta"}
+
+
+def test_accumulation_needs_equal_chunks_of_two(make_settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"accumulate \(8\) must cut the 8 utterances"):
+        train(make_settings(training={"accumulate": 8}), tmp_path)

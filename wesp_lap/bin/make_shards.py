@@ -44,7 +44,7 @@ def main(
         audio_format,
         sample_rate,
         seed,
-        nj or os.cpu_count() or 1,
+        nj or len(os.sched_getaffinity(0)),
         max_bad,
     )
     print(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wesp_lap.errors import DataError, raise_problems
-from wesp_lap.files import PathLike, Stamp, atomic_write, read_json, write_json
+from wesp_lap.files import PathLike, Stamp, atomic_write, read_json, sha256, write_json
 from wesp_lap.log import progress
 from wesp_lap.seeding import generator
 
@@ -48,6 +48,10 @@ class NoiseBank:
     def counts(self) -> dict[str, int]:
         """Number of pieces per category."""
         return {name: len(rows) for name, rows in self._pieces.items()}
+
+    def digest(self) -> str:
+        """Return a digest of what the bank holds."""
+        return sha256(self._folder / _INDEX_FILE)
 
     def check(self) -> None:
         """Raise a DataError when a category that augmentation draws from is empty."""
@@ -93,7 +97,7 @@ def make_noise_bank(
     mend = "Expected are MUSAN's folders noise/ music/ speech/ and the layout of RIRS_NOISES."
     raise_problems("no noise bank", empty, mend)
     inputs = [path for paths in files.values() for path in paths]
-    stamp = Stamp(Path(out) / "done.json", {"seed": seed, "format": 1}, inputs)
+    stamp = Stamp(Path(out) / "done.json", {"seed": seed, "format": 1}, media=inputs)
     if not stamp.is_fresh():
         index = _write_bank(Path(out), files, seed)
         write_json(Path(out) / _INDEX_FILE, index)

@@ -28,6 +28,9 @@ from wesp_lap.data.plan import EpochPlan, Item
 from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.seeding import generator
 
+# Shards that a loader process keeps open: a corpus has more of them than a process may open files.
+_MAX_OPEN = 64
+
 
 @dataclass(frozen=True)
 class StreamSettings:
@@ -139,9 +142,7 @@ class CropDataset(Dataset):
     def _audio(self, row: int) -> bytes:
         utterances = self._utterances
         tar = int(utterances.tar[row])
-        if tar not in self._open:
-            self._open[tar] = open(utterances.tars[tar], "rb")  # noqa: SIM115 - kept for the epoch
-        stream = self._open[tar]
+        stream = self._stream(tar)
         stream.seek(int(utterances.offset[row]))
         content = stream.read(int(utterances.size[row]))
         if zlib.crc32(content) != int(utterances.crc32[row]):
@@ -150,6 +151,19 @@ class CropDataset(Dataset):
                 "checksum: the shard is damaged; make it again"
             )
         return content
+
+    def _stream(self, tar: int) -> BinaryIO:
+        """Return an open shard; of those used last, only so many stay open."""
+        if tar in self._open:
+            self._open[tar] = self._open.pop(tar)  # now the one used last
+            return self._open[tar]
+        if len(self._open) >= _MAX_OPEN:
+            self._open.pop(next(iter(self._open))).close()
+        try:
+            self._open[tar] = open(self._utterances.tars[tar], "rb")  # noqa: SIM115 - kept open
+        except OSError as error:
+            raise DataError(f"{self._utterances.tars[tar]}: {error.strerror}") from error
+        return self._open[tar]
 
 
 def collate(samples: list[tuple[np.ndarray, int, str]]) -> Batch:

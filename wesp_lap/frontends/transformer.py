@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wesp_lap.config import check_names
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer")
+
+# What a configuration says of files and outputs, and not of the network.
+_NOT_ARCHITECTURE = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "id2label",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
 
 # States that reach the pooling need two frames, since its context is a standard deviation.
 _MIN_FRAMES = 2
@@ -71,10 +89,10 @@ class TransformerFrontend(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """Return constructor options that rebuild this frontend without its original weights."""
-        config = self.model.config.to_diff_dict()
-        for key in ("transformers_version", "architectures", "dtype", "torch_dtype"):
-            config.pop(key, None)
-        config["model_type"] = self.model.config.model_type
+        ours = self.model.config.to_dict()
+        # The configurations of published models hold keys that their own class does not know.
+        known = set(type(self.model.config)().to_dict()) - _NOT_ARCHITECTURE
+        config = {key: ours[key] for key in sorted(known & set(ours))}
         return {"config": config, "normalize_wav": self.normalize_wav}
 
     def freeze(self, frozen: bool = True) -> None:
@@ -196,13 +214,17 @@ def _from_weights(weights: str, changes: dict[str, Any]) -> PreTrainedModel:
     config.update(changes)
     try:
         model, report = auto_model.from_pretrained(
-            weights, config=config, output_loading_info=True, dtype=torch.float32
+            weights,
+            config=config,
+            output_loading_info=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are named below
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_not_found(weights, error)) from error
     missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
     if missing or report["mismatched_keys"]:
-        names = [*missing, *map(str, report["mismatched_keys"])]
+        names = [*missing, *sorted(str(name) for name, *_ in report["mismatched_keys"])]
         raise ConfigError(
             f"{weights}: {len(names)} tensors of the {config.model_type} model are missing or of "
             f"another shape: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"

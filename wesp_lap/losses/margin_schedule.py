@@ -45,6 +45,8 @@ class MarginSettings:
     def __post_init__(self) -> None:
         if self.final < 0 or self.initial < 0 or self.ramp_epochs < 0 or self.start_epoch < 0:
             raise ValueError("margins and epochs of the margin schedule must not be negative")
+        if self.final == 0 and self.penalty > 0 and self.penalty_ref is None:
+            raise ValueError("with a final margin of 0 the penalty needs a penalty_ref")
         if self.penalty_ref is not None and self.penalty_ref <= 0:
             raise ValueError(f"penalty_ref must be positive, got {self.penalty_ref}")
 
@@ -61,6 +63,6 @@ class MarginSettings:
     def penalty_for(self, margin: float) -> float:
         """Return the Inter-TopK penalty in radians that goes with a margin."""
         reference = self.final if self.penalty_ref is None else self.penalty_ref
-        if margin <= _MIN_MARGIN_FOR_PENALTY:
+        if self.penalty == 0 or margin <= _MIN_MARGIN_FOR_PENALTY:
             return 0.0
         return self.penalty * margin / reference

@@ -7,9 +7,29 @@ from pathlib import Path
 
 import torch
 
-from wesp_lap.errors import DataError
+from wesp_lap.errors import DataError, raise_problems
+from wesp_lap.files import PathLike
 from wesp_lap.model import SpeakerModel
 from wesp_lap.tensors import fit_module, load_tensors
+from wesp_lap.training.checkpoint import CheckpointFolder, damage
+
+
+def last_epochs(exp_dir: PathLike, num: int) -> list[Path]:
+    """Return the last ``num`` epoch-end checkpoints of a phase, fewer when there are fewer.
+
+    Raises:
+        DataError: there is none, or one of them is damaged.
+    """
+    if num < 1:
+        raise DataError(f"at least 1 checkpoint must be averaged, got {num}")
+    folders = CheckpointFolder(Path(exp_dir) / "checkpoints").epoch_ends()[-num:]
+    broken = [fault for folder in folders if (fault := damage(folder))]
+    raise_problems(
+        f"{exp_dir}: damaged checkpoints", broken, "Resume training from an earlier one."
+    )
+    if not folders:
+        raise DataError(f"{exp_dir}: no epoch has been finished yet")
+    return folders
 
 
 def average_models(folders: Sequence[Path]) -> SpeakerModel:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from wesp_lap.errors import DataError
+from wesp_lap.errors import DataError, WespError
 from wesp_lap.files import PathLike, read_json, sha256, write_json
 from wesp_lap.kaldi.tables import read_table, write_table
 from wesp_lap.log import get_logger
@@ -70,6 +70,8 @@ class CheckpointFolder:
         scaler: GradScaler,
     ) -> Path:
         """Write a checkpoint and remove those that are no longer needed."""
+        _refuse_not_finite(model)
+        _refuse_not_finite(classifier)
         partial = self.folder / f".{moment.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
@@ -134,9 +136,27 @@ class CheckpointFolder:
             shutil.rmtree(self.path(moment), ignore_errors=True)
 
 
+def _refuse_not_finite(module: nn.Module) -> None:
+    bad = [
+        name
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if bad:
+        raise WespError(
+            f"{len(bad)} tensors hold NaN or infinite numbers ({', '.join(bad[:3])}, ...); nothing "
+            "was saved. Lower the learning rate or use precision fp32; the same command goes on "
+            "from the checkpoint before"
+        )
+
+
 def damage(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint's files, or None."""
-    for name, digest in read_json(checkpoint / STATE_FILE)["files"].items():
+    try:
+        files = read_json(checkpoint / STATE_FILE)["files"]
+    except (DataError, KeyError, TypeError) as error:
+        return f"{checkpoint / STATE_FILE} is damaged ({error})"
+    for name, digest in files.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{path} is missing"

@@ -47,6 +47,7 @@ class Phase:
 def open_phase(
     settings: TrainSettings,
     checkpoints: CheckpointFolder,
+    reached: Moment | None,
     utterances: Utterances,
     device: torch.device,
 ) -> Phase:
@@ -54,9 +55,10 @@ def open_phase(
 
     Args:
         settings: Checked settings.
-        checkpoints: Where this phase keeps its own; the newest is resumed.
+        checkpoints: Where this phase keeps its own.
+        reached: The checkpoint to resume, if there is one.
         utterances: Training data; its speakers must be in the map of the start, if there is one.
-        device: Where training runs; the phase is opened on the CPU.
+        device: Where model, classifier and optimizer state go.
     """
     enabled = settings.training.precision == "fp16"
     if enabled and device.type == "cpu":
@@ -64,16 +66,15 @@ def open_phase(
             "training.precision: fp16 on a CPU is many times slower than fp32; use bf16 or fp32"
         )
     scaler = GradScaler(device.type, enabled=enabled)
-    own = checkpoints.newest()
-    if own is not None:
-        return _resume(settings, checkpoints, own, scaler)
+    if reached is not None:
+        return _resume(settings, checkpoints, reached, scaler, device)
     if settings.init_from is not None:
-        return _follow(settings, _checkpoint_of(Path(settings.init_from)), scaler)
+        return _follow(settings, _checkpoint_of(Path(settings.init_from)), scaler, device)
     speakers = speaker_classes(utterances)
     copies = len(SPEED_FACTORS) if settings.data.augment.speed_perturb else 1
     model = SpeakerModel(settings.model)
     classifier = _classifier(settings, model, copies * len(speakers))
-    optimizer = _optimizer(settings, model, classifier)
+    optimizer = _optimizer(settings, model, classifier, device)
     return Phase(model, classifier, speakers, optimizer, scaler, Moment(0))
 
 
@@ -86,18 +87,24 @@ def starting_point(settings: TrainSettings) -> str | None:
 
 
 def _resume(
-    settings: TrainSettings, checkpoints: CheckpointFolder, moment: Moment, scaler: GradScaler
+    settings: TrainSettings,
+    checkpoints: CheckpointFolder,
+    moment: Moment,
+    scaler: GradScaler,
+    device: torch.device,
 ) -> Phase:
     source = checkpoints.path(moment)
     get_logger().info("resuming from %s", source)
     model = _saved_model(settings, source)
     classifier = _classifier(settings, model, _classes_of(source))
-    optimizer = _optimizer(settings, model, classifier)
+    optimizer = _optimizer(settings, model, classifier, device)
     restore(source, model, classifier, optimizer, scaler)
     return Phase(model, classifier, read_speakers(source), optimizer, scaler, moment)
 
 
-def _follow(settings: TrainSettings, source: Path, scaler: GradScaler) -> Phase:
+def _follow(
+    settings: TrainSettings, source: Path, scaler: GradScaler, device: torch.device
+) -> Phase:
     """Start a phase from the end of an earlier one, with a fresh optimizer."""
     get_logger().info("starting from %s", source)
     model = _saved_model(settings, source)
@@ -114,7 +121,7 @@ def _follow(settings: TrainSettings, source: Path, scaler: GradScaler) -> Phase:
     classifier = _classifier(settings, model, classes)
     fit_module(classifier, tensors, str(source / CLASSIFIER_FILE))
     load_module(model, source / WEIGHTS_FILE)
-    optimizer = _optimizer(settings, model, classifier)
+    optimizer = _optimizer(settings, model, classifier, device)
     return Phase(model, classifier, speakers, optimizer, scaler, Moment(0))
 
 
@@ -144,10 +151,13 @@ def _same_or_error(model: SpeakerModel, saved: SpeakerModel, source: Path) -> Sp
 
 
 def _checkpoint_of(path: Path) -> Path:
+    if (path / "final").exists():
+        return (path / "final").resolve()
     if (path / "checkpoints").is_dir():
         folder = CheckpointFolder(path / "checkpoints")
         moment = folder.newest()
         if moment is not None:
+            get_logger().warning("%s is not finished; taking %s", path, moment.name)
             return folder.path(moment)
     if (path / CLASSIFIER_FILE).is_file():
         return path
@@ -166,8 +176,15 @@ def _classifier(settings: TrainSettings, model: SpeakerModel, classes: int) -> n
     return build(LOSSES, settings.loss, "loss", embed_dim=model.embed_dim, num_classes=classes)
 
 
-def _optimizer(settings: TrainSettings, model: SpeakerModel, classifier: nn.Module) -> Optimizer:
-    """Two groups, frontend and the rest, each with its factor on the scheduled learning rate."""
+def _optimizer(
+    settings: TrainSettings, model: SpeakerModel, classifier: nn.Module, device: torch.device
+) -> Optimizer:
+    """Two groups, frontend and the rest, each with its factor on the scheduled learning rate.
+
+    Moves both modules to ``device`` first: an optimizer's restored state goes where they are.
+    """
+    model.to(device)
+    classifier.to(device)
     model.frontend.freeze(settings.training.freeze_frontend)
     frontend = [p for p in model.frontend.parameters() if p.requires_grad]
     rest = [*model.backend.parameters(), *classifier.parameters()]

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wesp_lap.config import build
 from wesp_lap.data.stream import Batch, SampleStream
-from wesp_lap.errors import WespError
+from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import get_logger
 from wesp_lap.losses.margin_softmax import LossOutput
 from wesp_lap.seeding import generator
@@ -59,6 +59,13 @@ class Trainer:
         self._process = process
         self._lr_schedule = build(LR_SCHEDULES, settings.lr_schedule, "lr_schedule")
         self._steps_per_epoch = stream.plan.steps_per_epoch
+        share = settings.data.batch_size // process.world_size
+        chunks = settings.training.accumulate
+        if share % chunks or share // chunks < 2:
+            raise ConfigError(
+                f"training.accumulate ({chunks}) must cut the {share} utterances that each process "
+                "has of a batch into equal chunks of at least 2, which batch norm needs"
+            )
         self._total_steps = settings.training.epochs * self._steps_per_epoch
         self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
         self._bad_steps = 0
@@ -94,10 +101,14 @@ class Trainer:
             group["lr"] = lr * group["lr_factor"]
         seed_step(settings.seed, epoch, step, self._process.rank)
         optimizer.zero_grad(set_to_none=True)
+        statistics = [(b, b.clone()) for b in self._network.buffers() if b.is_floating_point()]
         loss, correct = self._accumulate(batch, margin, penalty)
-        if self._process.all_true(torch.isfinite(loss)):
-            self._update(optimizer)
+        if self._process.all_true(torch.isfinite(loss) & self._gradient_is_finite(optimizer)):
+            self._phase.scaler.step(optimizer)
+            self._phase.scaler.update()
         else:
+            for buffer, before in statistics:  # the forward pass has changed them
+                buffer.copy_(before)
             self._skip(epoch, step, batch)
         self._meter.add(epoch, step, self._steps_per_epoch, loss, correct, lr, margin)
 
@@ -125,27 +136,31 @@ class Trainer:
             return self._network.no_sync()
         return contextlib.nullcontext()
 
-    def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._settings.training.grad_clip > 0:
-            self._phase.scaler.unscale_(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self._settings.training.grad_clip)
-        self._phase.scaler.step(optimizer)
-        self._phase.scaler.update()
+    def _gradient_is_finite(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip the gradient and say whether its norm is finite.
+
+        Under fp16 the scaler itself leaves out steps whose gradient overflows.
+        """
+        scaler = self._phase.scaler
+        scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = self._settings.training.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        return torch.isfinite(norm) | torch.tensor(scaler.is_enabled(), device=norm.device)
 
     def _skip(self, epoch: int, step: int, batch: Batch) -> None:
-        """Leave the weights as they are after a loss that is not finite; stop when it goes on."""
+        """Leave everything as it was before a step that is not finite; stop when it goes on."""
         self._bad_steps += 1
         get_logger().warning(
-            "epoch %d step %d: the loss is not finite; step skipped. Utterances: %s",
+            "epoch %d step %d: loss or gradient is not finite; step skipped. Utterances: %s",
             epoch + 1,
             step,
             " ".join(batch.keys[:8]),
         )
         if self._bad_steps > self._settings.training.max_bad_steps:
             raise WespError(
-                f"{self._bad_steps} steps with a loss that is not finite; lower the learning rate, "
-                "set training.grad_clip, or use precision fp32"
+                f"{self._bad_steps} steps with a loss or gradient that is not finite; lower the "
+                "learning rate, set training.grad_clip, or use precision fp32"
             )
 
     def _save(self, moment: Moment) -> None:
@@ -163,7 +178,6 @@ class Trainer:
         self._process.barrier()
 
     def _distribute(self, network: TrainingStep) -> nn.Module:
-        network.to(self._process.device)
         if self._process.world_size == 1:
             return network
         ids = None

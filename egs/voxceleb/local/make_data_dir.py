@@ -43,7 +43,8 @@ def make_data_dir(out: str, *sources: str) -> None:
 
 
 def _is_speech(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and path.parts[-3].startswith("id")
+    deep_enough = len(path.parts) >= 3 and path.parts[-3].startswith("id")
+    return deep_enough and path.suffix.lower() in _SUFFIXES
 
 
 if __name__ == "__main__":
