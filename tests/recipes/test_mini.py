@@ -73,7 +73,9 @@ def test_embeddings_are_whole_and_belong_to_the_averaged_model(first_run, exp_di
     verify(exp_dir / "embeddings/eval/xvector")
     theirs = kaldiio.load_scp(str(exp_dir / "embeddings/eval/xvector.scp"))
     np.testing.assert_array_equal(theirs[keys[0]], matrix[0])
-    wav = dict(line.split() for line in (exp_dir / "data/eval/wav.scp").read_text().splitlines())
+    wav = dict(
+        line.split(None, 1) for line in (exp_dir / "data/eval/wav.scp").read_text().splitlines()
+    )
     wave, _ = soundfile.read(wav[keys[0]], dtype="float32")
     model = SpeakerModel.from_pretrained(exp_dir / "export")
     np.testing.assert_allclose(model.embed(torch.from_numpy(wave)), matrix[0], atol=1e-5)
