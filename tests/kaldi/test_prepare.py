@@ -76,6 +76,15 @@ def test_a_second_run_does_nothing_until_the_source_changes(corpus, tmp_path, ca
     assert prepare_data_dir(corpus, out) and (out / "utt2spk").exists()
 
 
+def test_replaced_audio_is_measured_again(corpus, tmp_path, wav):
+    (corpus / "utt2dur").unlink()
+    assert prepare_data_dir(corpus, tmp_path / "out")
+    assert not prepare_data_dir(corpus, tmp_path / "out")
+    wav(corpus / "wav/b-1.wav", seconds=2.5)
+    assert prepare_data_dir(corpus, tmp_path / "out")
+    assert DataDir.load(tmp_path / "out").utt2dur["b-1"] == 2.5
+
+
 def test_an_invalid_source_is_refused_with_the_whole_report(corpus, tmp_path):
     (corpus / "wav/a-1.wav").unlink()
     (corpus / "utt2spk").write_text("a-1 a\na-2 a\nb-1 b\nghost b\n")

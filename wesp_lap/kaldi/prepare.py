@@ -15,7 +15,7 @@ from wesp_lap.kaldi.check_audio import (
     used_recordings,
     utterance_lengths,
 )
-from wesp_lap.kaldi.datadir import DataDir, locate
+from wesp_lap.kaldi.datadir import DataDir, locate, scan_data_dir
 from wesp_lap.kaldi.pipes import is_pipe, run_pipe
 from wesp_lap.kaldi.problems import format_problems, has_errors
 from wesp_lap.kaldi.tables import read_table, write_table
@@ -61,7 +61,7 @@ def prepare_data_dir(
         "audio": audio,
         "allow_pipe": allow_pipe,
     }
-    stamp = Stamp(target / "prepare.json", settings, inputs)
+    stamp = Stamp(target / "prepare.json", settings, inputs, _audio_files(source))
     _refuse_foreign(source, target, stamp)
     if stamp.is_fresh():
         get_logger().info("%s: up to date", target)
@@ -76,6 +76,12 @@ def prepare_data_dir(
     stamp.write(_write_tables(data, source, target))
     get_logger().info("%s: %d utterances", target, len(data.utt2spk))
     return True
+
+
+def _audio_files(source: Path) -> list[Path]:
+    """Return the files that wav.scp names, as far as it can be read."""
+    data, _ = scan_data_dir(source)
+    return [locate(entry, source) for entry in data.wav.values() if not is_pipe(entry)]
 
 
 def _write_tables(data: DataDir, source: Path, target: Path) -> list[Path]:
