@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import yaml
 
 from wesp_lap.errors import ConfigError
+
+Settings = TypeVar("Settings")
+# Longer lists of valid names would bury the hint.
+_LISTED = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A component by name with its options, as written in the YAML."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return the section as it stands in a YAML file."""
+        return {"name": self.name, **self.options}
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,9 +126,7 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a mapping, got {value!r}")
         item = arguments[1] if len(arguments) == 2 else Any
         return {key: coerce(entry, item, f"{where}.{key}") for key, entry in value.items()}
-    if is_dataclass(annotation):
-        from wesp_lap.config import from_mapping
-
+    if dataclasses.is_dataclass(annotation):
         return from_mapping(typing.cast(type, annotation), value, where)
     return _coerce_scalar(value, annotation, where)
 
@@ -150,3 +165,51 @@ def _is_sequence(annotation: Any) -> bool:
 
 def _accepts(annotation: Any, kind: type) -> bool:
     return annotation is kind or kind in typing.get_args(annotation)
+
+
+def from_mapping(cls: type[Settings], mapping: Any, where: str = "") -> Settings:
+    """Build the dataclass ``cls`` from a plain mapping, checking every key and type."""
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where or 'settings'}: expected 'key: value' entries, got {mapping!r}")
+    if cls is Section:
+        return typing.cast(Settings, _section(mapping, where))
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    prefix = f"{where}." if where else ""
+    check_names(mapping, fields, where)
+    hints = typing.get_type_hints(cls)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in mapping
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(
+            f"{where or 'settings'}: missing {', '.join(prefix + m for m in missing)}"
+        )
+    values = {key: coerce(value, hints[key], prefix + key) for key, value in mapping.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{where or 'settings'}: {error}") from error
+
+
+def _section(mapping: Mapping[str, Any], where: str) -> Section:
+    if not isinstance(mapping.get("name"), str):
+        raise ConfigError(f"{where}: expected a section with a 'name'")
+    return Section(mapping["name"], {k: v for k, v in mapping.items() if k != "name"})
+
+
+def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise a ConfigError for names that are not ``known``, with the nearest spelling."""
+    known = list(known)
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return
+    hints = []
+    for name in unknown:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hints.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+    listed = ", ".join(sorted(known)) if len(known) <= _LISTED else f"{len(known)} other names"
+    raise ConfigError(f"{where or 'settings'}: unknown {', '.join(hints)}; known: {listed}")

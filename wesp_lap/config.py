@@ -8,7 +8,6 @@ inherits from another file (relative to this one); ``--a.b.c value`` overrides o
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -17,27 +16,12 @@ from typing import Any, TypeVar
 
 import yaml
 
-from wesp_lap.coerce import coerce, format_yaml, parse_yaml
+from wesp_lap.coerce import Section, check_names, coerce, format_yaml, parse_yaml
 from wesp_lap.errors import ConfigError
 from wesp_lap.files import PathLike, atomic_write
 
 Built = TypeVar("Built")
-Settings = TypeVar("Settings")
-# Longer lists of valid names would bury the hint.
-_LISTED = 40
 Table = Mapping[str, Callable[..., Built]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A component by name with its options, as written in the YAML."""
-
-    name: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def as_mapping(self) -> dict[str, Any]:
-        """Return the section as it stands in a YAML file."""
-        return {"name": self.name, **self.options}
 
 
 def load_yaml(path: PathLike) -> dict[str, Any]:
@@ -103,54 +87,6 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, str]) -> di
 def _is_path(text: str) -> bool:
     """Say whether a command-line word is a path, whose colons and hashes mean nothing."""
     return "/" in text and text[0] not in "[{\"'"
-
-
-def from_mapping(cls: type[Settings], mapping: Any, where: str = "") -> Settings:
-    """Build the dataclass ``cls`` from a plain mapping, checking every key and type."""
-    if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where or 'settings'}: expected 'key: value' entries, got {mapping!r}")
-    if cls is Section:
-        return typing.cast(Settings, _section(mapping, where))
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
-    prefix = f"{where}." if where else ""
-    check_names(mapping, fields, where)
-    hints = typing.get_type_hints(cls)
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in mapping
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(
-            f"{where or 'settings'}: missing {', '.join(prefix + m for m in missing)}"
-        )
-    values = {key: coerce(value, hints[key], prefix + key) for key, value in mapping.items()}
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise ConfigError(f"{where or 'settings'}: {error}") from error
-
-
-def _section(mapping: Mapping[str, Any], where: str) -> Section:
-    if not isinstance(mapping.get("name"), str):
-        raise ConfigError(f"{where}: expected a section with a 'name'")
-    return Section(mapping["name"], {k: v for k, v in mapping.items() if k != "name"})
-
-
-def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise a ConfigError for names that are not ``known``, with the nearest spelling."""
-    known = list(known)
-    unknown = [name for name in given if name not in known]
-    if not unknown:
-        return
-    hints = []
-    for name in unknown:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hints.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
-    listed = ", ".join(sorted(known)) if len(known) <= _LISTED else f"{len(known)} other names"
-    raise ConfigError(f"{where or 'settings'}: unknown {', '.join(hints)}; known: {listed}")
 
 
 def check_section(table: Table, section: Section, where: str, given: Iterable[str] = ()) -> dict:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import wesp_lap
 from wesp_lap.backends import BACKENDS
-from wesp_lap.config import Section, build, check_section, from_mapping, to_plain
+from wesp_lap.coerce import Section, from_mapping
+from wesp_lap.config import build, check_section, to_plain
 from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike, atomic_write, read_json, write_json
 from wesp_lap.frontends import FRONTENDS

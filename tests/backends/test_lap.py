@@ -7,7 +7,8 @@ import torch
 
 from wesp_lap.backends import BACKENDS
 from wesp_lap.backends.lap import LapAstp, LayerAttentivePooling
-from wesp_lap.config import Section, build
+from wesp_lap.coerce import Section
+from wesp_lap.config import build
 from wesp_lap.errors import ConfigError
 
 

@@ -2,12 +2,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from wesp_lap.coerce import Section, from_mapping
 from wesp_lap.config import (
-    Section,
     apply_overrides,
     build,
     check_section,
-    from_mapping,
     load_yaml,
     merge,
     save_yaml,

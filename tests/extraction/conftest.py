@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import tiny_frontend
 
-from wesp_lap.config import Section
+from wesp_lap.coerce import Section
 from wesp_lap.model import ModelSettings, SpeakerModel
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers import tiny_frontend
 
-from wesp_lap.config import Section, build
+from wesp_lap.coerce import Section
+from wesp_lap.config import build
 from wesp_lap.errors import ConfigError
 from wesp_lap.frontends import FRONTENDS
 from wesp_lap.frontends.transformer import MODEL_TYPES, TransformerFrontend

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wesp_lap.config import Section, build
+from wesp_lap.coerce import Section
+from wesp_lap.config import build
 from wesp_lap.errors import ConfigError
 from wesp_lap.losses import LOSSES
 from wesp_lap.losses.margin_softmax import AamSoftmax

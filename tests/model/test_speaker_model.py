@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from wesp_lap.config import from_mapping
+from wesp_lap.coerce import from_mapping
 from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.model import ModelSettings, SpeakerModel
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wesp_lap.config import from_mapping, merge
+from wesp_lap.coerce import from_mapping
+from wesp_lap.config import merge
 from wesp_lap.data.shards import make_shards
 from wesp_lap.training.settings import TrainSettings
 

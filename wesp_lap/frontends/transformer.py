@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from wesp_lap.config import check_names
+from wesp_lap.coerce import check_names
 from wesp_lap.errors import ConfigError
 
 if TYPE_CHECKING:

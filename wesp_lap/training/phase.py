@@ -11,7 +11,8 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from wesp_lap.audio.augment import SPEED_FACTORS
-from wesp_lap.config import Section, build
+from wesp_lap.coerce import Section
+from wesp_lap.config import build
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.stream import speaker_classes
 from wesp_lap.errors import ConfigError, DataError

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wesp_lap.config import Section, apply_overrides, check_section, from_mapping, load_yaml
+from wesp_lap.coerce import Section, from_mapping
+from wesp_lap.config import apply_overrides, check_section, load_yaml
 from wesp_lap.data.stream import StreamSettings
 from wesp_lap.files import PathLike
 from wesp_lap.losses import LOSSES
