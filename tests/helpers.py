@@ -39,7 +39,7 @@ def run_recipe(recipe: str, *words: object) -> subprocess.CompletedProcess:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=1200,
         env=environment,
         check=False,
     )

@@ -1,6 +1,7 @@
 """tools/steps.sh: stages run in their range, and a failure is one sentence."""
 
 import importlib.util
+import signal
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def run(tmp_path):
             text=True,
             check=False,
             timeout=20,
+            # A job in the background ignores SIGINT and hands that on; bash cannot undo it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return run_script
@@ -102,9 +105,9 @@ def test_failure_is_one_sentence_with_the_stage(run, body, code):
     ]
 
 
-@pytest.mark.parametrize(("signal", "code"), [("INT", 130), ("TERM", 143)])
-def test_interruption_is_named_as_such(run, signal, code):
-    done = run(body=f"kill -{signal} $$; sleep 0.1")
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143)])
+def test_interruption_is_named_as_such(run, name, code):
+    done = run(body=f"kill -{name} $$; sleep 0.1")
     assert done.returncode == code
     assert "run.sh: stage 3 (Training) was interrupted" in done.stderr
 

@@ -308,3 +308,10 @@ def test_modules_move_before_their_optimizer_is_made(frozen, make_settings):
 def test_accumulation_needs_equal_chunks_of_two(make_settings, tmp_path):
     with pytest.raises(ConfigError, match=r"accumulate \(8\) must cut the 8 utterances"):
         train(make_settings(training={"accumulate": 8}), tmp_path)
+
+
+def test_bf16_trains_on_a_cpu(make_settings, tmp_path):
+    train(make_settings(training={"precision": "bf16", "epochs": 1, "grad_clip": 1.0}), tmp_path)
+    tensors = weights(tmp_path, 1)
+    assert changed(weights(tmp_path, 0), tensors)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32, torch.int64}
