@@ -8,6 +8,7 @@
 #   conf phases    folder of settings, and which of its files are trained, in order
 #   nproc num_nodes HOST_NODE_ADDR   processes per node, nodes, where they meet
 #   nj num_avg top_n num_pairs       jobs, checkpoints averaged, AS-norm and calibration sizes
+#   note           text below the results table; may be empty
 #   untrained      true to extract and score with the untrained network too, for comparison
 #   overrides      array of further "--section.key value" words for training
 #
@@ -60,7 +61,10 @@ default_processes() {
 # Refuses settings with which no stage could do its work.
 check_recipe() {
   local word
-  if [ -z "${phases// /}" ]; then
+  local -a words
+  read -ra words <<<"$phases"
+  phases=${words[*]-} # one space between two, none at the ends
+  if [ -z "$phases" ]; then
     echo "${0##*/}: --phases is empty; name at least one YAML file of $conf" >&2
     exit 2
   fi
@@ -180,7 +184,8 @@ stage_score() {
     mapfile -t options < <(scoring_options "$folder/embeddings")
     mapfile -t files < <(score_files "$folder/scores" "")
     once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json "${lists[@]}" \
-      ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- run score "${options[@]}" --out_dir "$folder/scores"
+      ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
+      run score "${options[@]}" --out_dir "$folder/scores"
     [ "$folder" = "$exp_dir" ] || log "  the network before training:"
     run compute_metrics "${files[@]}"
   done
@@ -217,26 +222,23 @@ stage_calibrate() {
   run compute_metrics "${files[@]}" --llr
 }
 
-# Writes results.tsv and results.md; stage 8 needs the first, stage 10 shows both.
-write_report() {
-  local phase dirs=
-  local -a options=()
-  for phase in $phases; do
-    dirs+=${dirs:+,}$exp_dir/$phase
-  done
+# Options of the report command, one a line.
+report_options() {
+  printf '%s\n' --trials "$trials" --scores_dir "$exp_dir/scores" --out "$exp_dir"
   if $untrained; then
-    options=(--untrained_scores_dir "$exp_dir/untrained/scores")
+    printf '%s\n' --untrained_scores_dir "$exp_dir/untrained/scores"
   fi
-  run report --trials "$1" --scores_dir "$exp_dir/scores" --out "$exp_dir" \
-    --phases "$dirs" --note "${note:-}" ${options[@]+"${options[@]}"}
 }
 
 quietly() { "$@" >/dev/null; }
 
 # Stage 8: model, mean, calibration and card in one directory, loaded again and checked.
 stage_export() {
+  local -a options
+  mapfile -t options < <(report_options)
+  # The card of the model shows the results.
   once results -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- \
-    quietly write_report "$trials"
+    quietly run report "${options[@]}"
   once export -i "$exp_dir/model/model.safetensors" "$exp_dir/results.tsv" \
     "$exp_dir/scores/calibration.json" -o "$exp_dir/export/manifest.json" -- \
     run export --model "$exp_dir/model" --out "$exp_dir/export" \
@@ -245,9 +247,15 @@ stage_export() {
     --check_scp "$exp_dir/embeddings/eval/xvector.scp" --check_data "$exp_dir/data/eval"
 }
 
-# Stage 10: the results table.
+# Stage 10: the results table and page.
 stage_report() {
-  write_report "$trials"
+  local phase dirs=
+  local -a options
+  for phase in $phases; do
+    dirs+=${dirs:+,}$exp_dir/$phase
+  done
+  mapfile -t options < <(report_options)
+  run report "${options[@]}" --phases "$dirs" --note "$note"
   log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $exp_dir/export"
 }
 

@@ -1,5 +1,6 @@
 import os
 import pickle
+import subprocess
 
 import numpy as np
 import pytest
@@ -198,3 +199,16 @@ def test_a_bank_travels_to_another_process_without_its_samples(tmp_path, musan):
     assert len(sent) < 2000
     for one, other in zip(before, draws(pickle.loads(sent), "noise", 5), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_digest_tells_other_samples_of_the_same_lengths(tmp_path):
+    def bank(name, seed):
+        path = tmp_path / name / "rirs" / "r.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, noise(seed, 500), 16000)
+        make_noise_bank(tmp_path / name / "bank", rirs=tmp_path / name / "rirs")
+        return NoiseBank(tmp_path / name / "bank")
+
+    one, same, other = bank("one", 1), bank("same", 1), bank("other", 2)
+    assert one.digest() == same.digest() != other.digest()
+    subprocess.run(["sha256sum", "-c", "samples.sha256"], cwd=tmp_path / "one/bank", check=True)

@@ -7,6 +7,7 @@ A bank is a directory with ``samples.i16`` (all recordings, 16-bit, 16 kHz, one 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ _HOP = 3 * SAMPLE_RATE
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _SAMPLES_FILE = "samples.i16"
 _INDEX_FILE = "bank.json"
+_DIGEST_FILE = "samples.sha256"
 
 
 class NoiseBank:
@@ -50,8 +52,11 @@ class NoiseBank:
         return {name: len(rows) for name, rows in self._pieces.items()}
 
     def digest(self) -> str:
-        """Return a digest of what the bank holds."""
-        return sha256(self._folder / _INDEX_FILE)
+        """Return a digest of the bank's pieces and samples."""
+        path = self._folder / _DIGEST_FILE
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; make the noise bank again")
+        return f"{sha256(self._folder / _INDEX_FILE)} {path.read_text().split()[0]}"
 
     def check(self) -> None:
         """Raise a DataError when a category that augmentation draws from is empty."""
@@ -97,11 +102,12 @@ def make_noise_bank(
     mend = "Expected are MUSAN's folders noise/ music/ speech/ and the layout of RIRS_NOISES."
     raise_problems("no noise bank", empty, mend)
     inputs = [path for paths in files.values() for path in paths]
-    stamp = Stamp(Path(out) / "done.json", {"seed": seed, "format": 1}, media=inputs)
+    stamp = Stamp(Path(out) / "done.json", {"seed": seed, "format": 2}, media=inputs)
     if not stamp.is_fresh():
         index = _write_bank(Path(out), files, seed)
         write_json(Path(out) / _INDEX_FILE, index)
-        stamp.write([Path(out) / _SAMPLES_FILE, Path(out) / _INDEX_FILE])
+        names = (_SAMPLES_FILE, _DIGEST_FILE, _INDEX_FILE)
+        stamp.write([Path(out) / name for name in names])
     return NoiseBank(out).counts
 
 
@@ -109,6 +115,7 @@ def _write_bank(out: Path, files: dict[str, list[Path]], seed: int) -> dict[str,
     index: dict[str, list[list[int]]] = {name: [] for name in files}
     problems: list[str] = []
     position = 0
+    digest = hashlib.sha256()
     todo = [(name, path) for name, paths in files.items() for path in paths]
     with atomic_write(out / _SAMPLES_FILE, "wb") as stream:
         for number, (name, path) in enumerate(progress(todo, "noise bank", unit="file")):
@@ -120,9 +127,13 @@ def _write_bank(out: Path, files: dict[str, list[Path]], seed: int) -> dict[str,
                 problems.append(f"{path}: {error}")
                 continue
             index[name] += [[position + a, b] for a, b in _pieces(len(wave), name)]
-            stream.write(wave.astype("<i2").tobytes())
+            samples = wave.astype("<i2").tobytes()
+            stream.write(samples)
+            digest.update(samples)
             position += len(wave)
         raise_problems("noise files that cannot be read", problems, "Replace or remove them.")
+    with atomic_write(out / _DIGEST_FILE) as stream:
+        stream.write(f"{digest.hexdigest()}  {_SAMPLES_FILE}\n")
     return index
 
 

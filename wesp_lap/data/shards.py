@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from typing import Literal
 from wesp_lap.audio.io import decode, encode, probe
 from wesp_lap.data.index import Entry, index_digest, read_index, write_index
 from wesp_lap.data.utterance import load_utterance
-from wesp_lap.errors import DataError, problem_list
+from wesp_lap.errors import DataError, WespError, problem_list
 from wesp_lap.files import PathLike, atomic_write, write_json
 from wesp_lap.kaldi.datadir import DataDir, Segment
 from wesp_lap.log import get_logger, progress
@@ -146,7 +147,13 @@ def _packed(plan: Sequence[_Job], jobs: int) -> Iterator[tuple[list[Entry], list
         return
     # Spawned, since a forked process may hang in libraries that had threads.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_pack, plan)
+        try:
+            yield from pool.map(_pack, plan)
+        except BrokenProcessPool as error:
+            raise WespError(
+                "a packing process was killed, often for want of memory; run the same command "
+                "again, with a smaller --nj: finished shards are kept"
+            ) from error
 
 
 def _pack(job: _Job) -> tuple[list[Entry], list[str]]:
