@@ -27,6 +27,7 @@ setup(
         "scipy>=1.12",
         "scikit-learn",
         "soundfile>=0.12",
+        "fsspec",
         "kaldiio",
         "webdataset",
         "pyyaml",
@@ -37,8 +38,14 @@ setup(
     extras_require={
         # Makes the synthetic corpus of egs/mini.
         "mini": ["espeakng-loader==0.2.4"],
+        # Shards behind http:// and https:// addresses; s3:// takes s3fs, gs:// gcsfs.
+        "urls": ["fsspec[http]"],
+        # Noises from LMDB databases, as WeSpeaker makes them.
+        "lmdb": ["lmdb"],
         "dev": [
             "espeakng-loader==0.2.4",
+            "fsspec[http]",
+            "lmdb",
             "pytest>=8",
             "ruff==0.17.5",
             "mypy==2.4.1",
