@@ -1,66 +1,81 @@
-"""Which utterance stands where in an epoch: a pure function of (seed, epoch).
-
-The plan is one permutation of all utterances, cut into global batches; each rank takes its share of
-every global batch. So the same utterances make up step k for any number of workers, and a resume
-at step k starts there at once. The utterances left over at the end, fewer than one global batch,
-are others in every epoch.
-"""
+"""Which utterances make up which step of which process: a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from wesp_lap.errors import DataError
-from wesp_lap.seeding import generator
+import numpy as np
 
 
 @dataclass(frozen=True)
-class Item:
-    """One place of an epoch; everything random about it follows from (seed, epoch, position)."""
+class Order:
+    """The utterances of one epoch in order, cut into the batches of all processes.
+
+    Attributes:
+        rows: Utterances (n,), int64; the place in this array seeds what happens to one of them.
+        cuts: Borders (steps * world_size + 1,) of the batches in ``rows``; batch
+            ``step * world_size + rank`` belongs to ``rank``.
+        samples: Crop length of each batch (steps * world_size,), in samples.
+    """
+
+    rows: np.ndarray
+    cuts: np.ndarray
+    samples: np.ndarray
+
+
+class Sampling(Protocol):
+    """A way to choose the utterances of an epoch; see wesp_lap.data.sampling."""
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch, the same in every epoch and for every process."""
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """Return what an epoch consists of."""
+
+
+class BatchPlan(NamedTuple):
+    """One batch of one process.
+
+    Attributes:
+        epoch: Epoch, from 0.
+        first: Place of the first utterance in the epoch; the others follow it.
+        rows: Utterances (B,), as numbers of their lines in the shards' indexes.
+        samples: Length of the crops.
+    """
 
     epoch: int
-    position: int
-    utterance: int
+    first: int
+    rows: np.ndarray
+    samples: int
 
 
 class EpochPlan:
-    """Batches of one rank.
+    """The batches of one process.
 
     Args:
-        num_utterances: Utterances of the shard list.
-        global_batch: Utterances per step over all ranks; a multiple of ``world_size``.
-        rank: Rank of this process.
+        sampling: What an epoch consists of.
+        rank: Number of this process.
         world_size: Number of processes.
-        seed: Seed of the permutations.
+        seed: Seed of the order.
     """
 
-    def __init__(
-        self, num_utterances: int, global_batch: int, rank: int, world_size: int, seed: int
-    ) -> None:
-        if global_batch % world_size or global_batch < 2 * world_size:
-            raise DataError(
-                f"data.batch_size ({global_batch}) is the batch over all processes: it must be a "
-                f"multiple of their number ({world_size}) and give each at least 2 utterances"
-            )
-        if num_utterances < global_batch:
-            raise DataError(
-                f"{num_utterances} utterances do not fill one batch of {global_batch}; lower "
-                "data.batch_size or add data"
-            )
-        self.steps_per_epoch = num_utterances // global_batch
-        self._num_utterances = num_utterances
-        self._global_batch = global_batch
-        self._share = global_batch // world_size
+    def __init__(self, sampling: Sampling, rank: int, world_size: int, seed: int) -> None:
+        self.steps_per_epoch = sampling.steps
+        self._sampling = sampling
         self._rank = rank
+        self._world_size = world_size
         self._seed = seed
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Item]]:
-        """Yield this rank's batches of an epoch from ``first_step`` on."""
-        order = generator(self._seed, epoch).permutation(self._num_utterances)
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
+        """Yield this process's batches of an epoch from ``first_step`` on.
+
+        No earlier batch is touched: a resume costs the same at every step.
+        """
+        order = self._sampling.order(self._seed, epoch)
         for step in range(first_step, self.steps_per_epoch):
-            start = step * self._global_batch + self._rank * self._share
-            yield [
-                Item(epoch, position, int(order[position]))
-                for position in range(start, start + self._share)
-            ]
+            batch = step * self._world_size + self._rank
+            first, end = order.cuts[batch : batch + 2].tolist()
+            yield BatchPlan(epoch, first, order.rows[first:end], int(order.samples[batch]))

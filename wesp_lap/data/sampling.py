@@ -1,0 +1,342 @@
+"""Ways to choose the utterances of an epoch.
+
+All of them give every process the same number of steps, the same in every epoch, whatever the
+number of shards, and depend on (seed, epoch) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from wesp_lap.data.plan import Order
+from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.log import get_logger
+from wesp_lap.seeding import generator
+
+SAMPLE_RATE = 16000
+
+
+class Corpus(Protocol):
+    """What sampling must know of the utterances; see wesp_lap.data.index.Utterances."""
+
+    @property
+    def tar(self) -> np.ndarray:
+        """Shard of each utterance (U,)."""
+
+    @property
+    def speaker(self) -> np.ndarray:
+        """Number of the speaker of each utterance (U,)."""
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Length of each utterance in samples (U,)."""
+
+
+class UtteranceSampling:
+    """Every utterance once per epoch.
+
+    The utterances of an epoch are cut into steps as evenly as possible, so no batch is larger than
+    ``batch_size`` and none is left over; with ``drop_last`` every batch is exactly that large and
+    the remainder, other utterances in every epoch, is left out.
+
+    Args:
+        corpus: The utterances.
+        batch_size: Utterances per step over all processes.
+        crop_samples: Length of the crops.
+        world_size: Number of processes.
+        max_per_speaker: Take only so many utterances of a speaker, others in every epoch.
+        window_shards: Shuffle within this many shards, which are read together, and the shards
+            among themselves; 0 shuffles the whole corpus. For disks that want long reads.
+        parts: Cut the epoch into this many parts that are read side by side: with as many parts
+            as processes, or a multiple, no process reads what another one reads.
+        drop_last: Leave out what does not fill a batch.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        crop_samples: int,
+        world_size: int,
+        *,
+        max_per_speaker: int | None = None,
+        window_shards: int = 0,
+        parts: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        if window_shards < 0 or parts < 1 or (max_per_speaker or 1) < 1:
+            raise ConfigError(
+                "data.sampling: window_shards >= 0, parts >= 1 and max_per_speaker >= 1 are needed"
+            )
+        self._tar = corpus.tar
+        self._speaker = corpus.speaker
+        self._cap = max_per_speaker
+        self._window = window_shards
+        counts = np.bincount(corpus.speaker)
+        total = int(np.minimum(counts, max_per_speaker or len(corpus.tar)).sum())
+        if total < batch_size:
+            raise DataError(
+                f"{total} utterances do not fill one batch of {batch_size}; lower data.batch_size "
+                "or add data"
+            )
+        self.steps = total // batch_size if drop_last else -(-total // batch_size)
+        total = self.steps * batch_size if drop_last else total
+        sizes = np.diff(_even_cuts(total, self.steps))
+        _check_shares(sizes, 2, batch_size, world_size)
+        self._shares = _shares(sizes, parts)
+        self._cuts = _border(_shares(sizes, world_size))
+        self._samples = np.full(self.steps * world_size, crop_samples)
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """Return the shuffled utterances of an epoch."""
+        rng = generator(seed, epoch)
+        chosen = np.arange(len(self._tar))
+        if self._cap is not None:
+            chosen = _capped(self._speaker, self._cap, rng)
+        rows = self._windowed(chosen, rng) if self._window else rng.permutation(chosen)
+        rows = _side_by_side(rows, self._shares)
+        return Order(rows, self._cuts, self._samples)
+
+    def _windowed(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Shuffle the shards, then the utterances within each window of shards.
+
+        A window ends where a part ends, so that no two parts share one.
+        """
+        place = rng.permutation(int(self._tar.max()) + 1)
+        shard = place[self._tar[chosen]]
+        by_shard = np.argsort(shard, kind="stable")
+        ends = np.cumsum(self._shares.sum(axis=0))
+        part = np.searchsorted(ends, np.arange(len(chosen)), side="right")
+        window = shard[by_shard] // self._window
+        return chosen[by_shard[np.lexsort((rng.random(len(chosen)), window, part))]]
+
+
+class SpeakerSampling:
+    """Batches of ``per_speaker`` utterances of each of ``batch_size / per_speaker`` speakers.
+
+    An epoch takes every utterance at most once. What is left over of a speaker, fewer than
+    ``per_speaker`` utterances, is left out, others in every epoch; so is what a speaker has beyond
+    one group per step. No speaker comes twice in a batch.
+
+    Args:
+        corpus: The utterances.
+        batch_size: Utterances per step over all processes.
+        crop_samples: Length of the crops.
+        world_size: Number of processes; the group of a speaker is never cut among them.
+        per_speaker: Utterances of each speaker in a batch.
+        max_per_speaker: Take at most so many utterances of a speaker per epoch.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        crop_samples: int,
+        world_size: int,
+        *,
+        per_speaker: int = 2,
+        max_per_speaker: int | None = None,
+    ) -> None:
+        if per_speaker < 2 or batch_size % (per_speaker * world_size):
+            raise ConfigError(
+                f"data.sampling: per_speaker ({per_speaker}) must be at least 2, and "
+                f"data.batch_size ({batch_size}) a multiple of it times the number of processes "
+                f"({world_size})"
+            )
+        self._speaker = corpus.speaker
+        self._size = per_speaker
+        speakers = batch_size // per_speaker
+        counts = np.bincount(corpus.speaker)
+        groups = np.minimum(counts, max_per_speaker or len(corpus.speaker)) // per_speaker
+        self._groups, self.steps = _fit_groups(groups, speakers)
+        alone = int(np.count_nonzero((groups == 0) & (counts > 0)))
+        if alone:
+            get_logger().warning(
+                "%d speakers with fewer than %d utterances take no part", alone, per_speaker
+            )
+        self._world = world_size
+        sizes = np.diff(_even_cuts(int(self._groups.sum()), self.steps))
+        _check_shares(sizes, 1, batch_size, world_size)
+        self._samples = np.full(self.steps * world_size, crop_samples)
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """Return the groups of an epoch, those of one batch next to each other."""
+        rng = generator(seed, epoch)
+        place = rng.permutation(len(self._groups))
+        # The utterances of each speaker, shuffled, the speakers in a random order.
+        rows = np.lexsort((rng.random(len(self._speaker)), place[self._speaker]))
+        within = _count_within(place[self._speaker[rows]])
+        rows = rows[within < self._groups[self._speaker[rows]] * self._size]
+        groups = rows.reshape(-1, self._size)
+        # Dealt out like cards: the groups of a speaker go to different batches.
+        step = rng.permutation(self.steps)[np.arange(len(groups)) % self.steps]
+        sizes = np.bincount(step, minlength=self.steps)
+        rows = groups[np.argsort(step, kind="stable")].reshape(-1)
+        return Order(rows, _border(_shares(sizes, self._world)) * self._size, self._samples)
+
+
+class LengthSampling:
+    """Every utterance once per epoch, in batches of similar length and limited total duration.
+
+    All crops of a batch are as long as its shortest utterance, so nothing is padded. Source:
+    docs/methods.md, section 6.2. ``data.batch_size`` and ``data.crop_seconds`` do not apply.
+
+    Args:
+        corpus: The utterances.
+        batch_size: Not used.
+        crop_samples: Not used.
+        world_size: Number of processes.
+        max_seconds: Total duration of the crops of one process in one step.
+        shortest_seconds: Shorter utterances are left out.
+        longest_seconds: Longer utterances are cropped to this.
+        bucket_size: Utterances of neighbouring length among which batches are drawn.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        crop_samples: int,
+        world_size: int,
+        *,
+        max_seconds: float = 87.5,
+        shortest_seconds: float = 2.0,
+        longest_seconds: float = 15.625,
+        bucket_size: int = 1000,
+    ) -> None:
+        if not 0 < shortest_seconds <= longest_seconds <= max_seconds or bucket_size < 1:
+            raise ConfigError(
+                "data.sampling: 0 < shortest_seconds <= longest_seconds <= max_seconds and "
+                "bucket_size >= 1 are needed"
+            )
+        longest = round(longest_seconds * SAMPLE_RATE)
+        self._lengths = np.minimum(corpus.samples, longest)
+        by_length = np.argsort(-self._lengths, kind="stable")
+        kept = int(np.count_nonzero(self._lengths >= round(shortest_seconds * SAMPLE_RATE)))
+        if kept < len(by_length):
+            get_logger().warning(
+                "%d utterances shorter than %g s are left out",
+                len(by_length) - kept,
+                shortest_seconds,
+            )
+        if kept < world_size:
+            raise DataError(
+                f"{kept} utterances of at least {shortest_seconds} s for {world_size} processes; "
+                "lower data.sampling.shortest_seconds or add data"
+            )
+        self._by_length = by_length[:kept]
+        self._bucket = np.arange(kept) // bucket_size
+        limit = round(max_seconds * SAMPLE_RATE)
+        self._cuts = _length_cuts(self._lengths[self._by_length], bucket_size, limit, world_size)
+        self._world = world_size
+        self.steps = (len(self._cuts) - 1) // world_size
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """Return shuffled batches of neighbours in length; those of a step are neighbours too."""
+        rng = generator(seed, epoch)
+        rows = self._by_length[np.lexsort((rng.random(len(self._bucket)), self._bucket))]
+        samples = np.minimum.reduceat(self._lengths[rows], self._cuts[:-1])
+        step = rng.permutation(self.steps)
+        batch = (step[:, None] * self._world + np.arange(self._world)).reshape(-1)
+        sizes = np.diff(self._cuts)[batch]
+        cuts = _border(sizes)
+        rows = rows[np.repeat(self._cuts[:-1][batch] - cuts[:-1], sizes) + np.arange(len(rows))]
+        return Order(rows, cuts, samples[batch])
+
+
+SAMPLINGS: Mapping[str, type] = MappingProxyType(
+    {"utterances": UtteranceSampling, "speakers": SpeakerSampling, "lengths": LengthSampling}
+)
+"""Ways to choose utterances by the name they have in settings."""
+
+
+def _even_cuts(total: int, parts: int) -> np.ndarray:
+    """Return the borders (parts + 1,) that cut ``total`` into parts that differ by one at most."""
+    return np.arange(parts + 1) * total // parts
+
+
+def _shares(sizes: np.ndarray, parts: int) -> np.ndarray:
+    """Cut each of ``sizes`` (n,) evenly: (n, parts)."""
+    return np.diff(np.arange(parts + 1) * sizes[:, None] // parts, axis=1)
+
+
+def _border(sizes: np.ndarray) -> np.ndarray:
+    """Return where blocks of these sizes begin, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _check_shares(sizes: np.ndarray, least: int, batch_size: int, world_size: int) -> None:
+    if batch_size % world_size or int(sizes.min()) < least * world_size:
+        raise DataError(
+            f"data.batch_size ({batch_size}) is the batch over all processes: it must be a "
+            f"multiple of their number ({world_size}) and give each at least 2 utterances; the "
+            f"smallest of the {len(sizes)} batches of an epoch has {int(sizes.min())}. Choose "
+            "another size, or add data"
+        )
+
+
+def _side_by_side(rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Read the parts of ``rows`` at once: from each, step by step, what ``shares`` says.
+
+    Args:
+        rows: The parts one after the other (n,), n at least the sum of shares.
+        shares: How much of each part a step takes (steps, parts).
+    """
+    sizes = shares.reshape(-1)
+    begin = np.cumsum(shares, axis=0) - shares + _border(shares.sum(axis=0))[:-1]
+    offset = np.repeat(begin.reshape(-1) - _border(sizes)[:-1], sizes)
+    return rows[offset + np.arange(len(offset))]
+
+
+def _capped(speaker: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose at most ``cap`` utterances of each speaker."""
+    order = np.lexsort((rng.random(len(speaker)), speaker))
+    return np.sort(order[_count_within(speaker[order]) < cap])
+
+
+def _count_within(groups: np.ndarray) -> np.ndarray:
+    """Number the members of each run of equal values: 7 7 3 3 3 gives 0 1 0 1 2."""
+    begins = np.flatnonzero(np.diff(groups, prepend=-1))
+    return np.arange(len(groups)) - np.repeat(begins, np.diff(np.append(begins, len(groups))))
+
+
+def _fit_groups(groups: np.ndarray, per_batch: int) -> tuple[np.ndarray, int]:
+    """Limit the groups of each speaker to one per step, and return the steps this makes."""
+    speakers = int(np.count_nonzero(groups))
+    if speakers < per_batch:
+        raise DataError(
+            f"a batch takes {per_batch} speakers with enough utterances, there are {speakers}; "
+            "lower data.batch_size or raise data.sampling.per_speaker"
+        )
+    while True:
+        steps = -(-int(groups.sum()) // per_batch)
+        if int(groups.max()) <= steps:
+            return groups, steps
+        groups = np.minimum(groups, steps)
+
+
+def _length_cuts(lengths: np.ndarray, bucket: int, limit: int, world_size: int) -> np.ndarray:
+    """Cut falling ``lengths`` into batches of at most ``limit`` samples within buckets.
+
+    The number of batches is made a multiple of ``world_size`` by cutting more finely.
+    """
+    sizes = np.diff(np.append(np.arange(0, len(lengths), bucket), len(lengths)))
+    longest = lengths[::bucket]
+    batches = -(-sizes // (limit // longest))
+    while lack := -int(batches.sum()) % world_size:
+        able = np.flatnonzero(batches < sizes)[:lack]
+        if not len(able):
+            raise DataError(
+                f"{len(lengths)} utterances, one per batch, cannot be shared evenly by "
+                f"{world_size} processes; raise data.sampling.max_seconds or add data"
+            )
+        batches[able] += 1
+    cuts = [
+        first + _even_cuts(size, count)[:-1]
+        for first, size, count in zip(_border(sizes), sizes, batches, strict=False)
+    ]
+    return np.append(np.concatenate(cuts), len(lengths))
