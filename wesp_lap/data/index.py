@@ -1,176 +1,196 @@
-"""The index beside each shard: which utterance lies where, with its length and checksum.
-
-``NAME.index`` stands beside ``NAME.tar``: a comment line, then tab-separated lines
-``key speaker offset size samples crc32``, where the audio of the utterance is the ``size`` bytes
-at ``offset`` of the tar. Format: docs/formats.md.
-"""
+"""All utterances of a list of shards, from the indexes beside them, as columns."""
 
 from __future__ import annotations
 
 import hashlib
-import tarfile
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from wesp_lap.data.index_file import (
+    BLOCK,
+    Columns,
+    Entry,
+    block_sums,
+    check_length,
+    index_digest,
+    index_path,
+    parse_index,
+    read_index,
+    sums_path,
+    write_index,
+)
+from wesp_lap.data.raw_list import is_raw_list, read_indexed_raw_list
+from wesp_lap.data.shard_list import is_url, read_bytes, read_list, read_many
 from wesp_lap.errors import DataError, raise_problems
-from wesp_lap.files import PathLike, atomic_write
+from wesp_lap.files import PathLike
 
-_COLUMNS = 6
-_HEADER = "# wesp_lap shard index"
-
-
-class Entry(NamedTuple):
-    """One utterance of a shard."""
-
-    key: str
-    speaker: str
-    offset: int
-    size: int
-    samples: int
-    crc32: int
-
-
-def index_path(tar: PathLike) -> Path:
-    """Return the index that belongs to a tar."""
-    return Path(tar).with_suffix(".index")
-
-
-def write_index(tar: PathLike, digest: str, entries: Sequence[Entry]) -> None:
-    """Write the index of ``tar``; ``digest`` says what the shard was made from."""
-    with atomic_write(index_path(tar)) as stream:
-        stream.write(f"{_HEADER}, made from {digest}\n")
-        stream.writelines(
-            f"{e.key}\t{e.speaker}\t{e.offset}\t{e.size}\t{e.samples}\t{e.crc32:08x}\n"
-            for e in entries
-        )
-
-
-def index_digest(tar: PathLike) -> str:
-    """Return the digest a shard's index was written with; empty when there is no index."""
-    path = index_path(tar)
-    if not path.is_file() or not Path(tar).is_file():
-        return ""
-    with open(path, encoding="utf-8") as stream:
-        return stream.readline().rpartition(" ")[2].strip()
-
-
-def read_index(tar: PathLike) -> list[Entry]:
-    """Read the index of ``tar`` and check that the tar is as long as it says."""
-    path = index_path(tar)
-    if not Path(tar).is_file():
-        raise DataError(f"{tar}: no such shard")
-    if not path.is_file():
-        raise DataError(f"{tar}: no index beside it ({path.name}); make the shards again")
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    if not header.startswith(_HEADER):
-        raise DataError(f"{path}: no shard index: its first line is not '{_HEADER} ...'")
-    entries, bad = [], []
-    for number, line in enumerate(lines, 2):
-        parts = line.split("\t")
-        try:
-            if len(parts) != _COLUMNS:
-                raise ValueError
-            numbers = (int(parts[2]), int(parts[3]), int(parts[4]), int(parts[5], 16))
-            entries.append(Entry(parts[0], parts[1], *numbers))
-        except ValueError:
-            bad.append(f"{path}:{number}: expected key speaker offset size samples crc32")
-    raise_problems("broken shard index", bad, "Make the shards again.")
-    _check_length(Path(tar), path, entries)
-    return entries
-
-
-def _check_length(tar: Path, path: Path, entries: Sequence[Entry]) -> None:
-    """Compare the tar with the end of the last utterance: one of the two may be cut short."""
-    length = tar.stat().st_size
-    end = entries[-1].offset + entries[-1].size if entries else 0
-    if length < end:
-        raise DataError(f"{tar}: cut short: {length} of {end} bytes; make the shards again")
-    # A tar ends with two blocks of zeros and is filled up to a whole record.
-    if length >= end + 3 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE:
-        raise DataError(f"{path}: cut short: it ends before {tar.name} does; make the shards again")
-
-
-def read_list(path: PathLike) -> list[Path]:
-    """Read a shard list: one tar per line, relative to the working directory or to the list."""
-    source = Path(path)
-    if not source.is_file():
-        raise DataError(f"{source}: no such shard list; make_shards writes one")
-    names = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-    tars = []
-    for name in filter(None, names):
-        tar = Path(name)
-        tars.append(tar if tar.exists() or tar.is_absolute() else source.parent / tar)
-    if not tars:
-        raise DataError(f"{source}: the shard list is empty")
-    return tars
+__all__ = [
+    "BLOCK",
+    "Entry",
+    "Utterances",
+    "block_sums",
+    "index_digest",
+    "index_path",
+    "load_utterances",
+    "read_index",
+    "read_list",
+    "sums_path",
+    "write_index",
+]
 
 
 @dataclass(frozen=True)
 class Utterances:
-    """All utterances of a shard list, as columns: small in memory and cheap to send to workers."""
+    """All utterances of a list: small in memory and cheap to send to other processes.
 
-    tars: list[Path]
+    Attributes:
+        tars: (shards,) UTF-8 bytes, paths or URLs; see tar_name. Files of a raw list count as
+            shards of one utterance.
+        keys: (U,) UTF-8 bytes; see key.
+        speakers: Distinct names in the order of their UTF-8 bytes (C locale).
+        speaker: (U,) int32, rows of ``speakers``.
+        tar: (U,) int32, rows of ``tars``.
+        offset: (U,) int64, first byte of the audio in its tar.
+        size: (U,) int64, bytes of the audio.
+        samples: (U,) int64.
+        crc32: (U,) uint32, of the audio's bytes.
+        rate: (U,) int32, in Hz.
+        pcm: (U,) int32, see Entry.
+    """
+
+    tars: np.ndarray
     keys: np.ndarray
-    speakers: np.ndarray
+    speakers: list[str]
+    speaker: np.ndarray
     tar: np.ndarray
     offset: np.ndarray
     size: np.ndarray
     samples: np.ndarray
     crc32: np.ndarray
+    rate: np.ndarray
+    pcm: np.ndarray
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def key(self, row: int) -> str:
+        """Return the key of an utterance."""
+        return self.keys[row].decode()
+
+    def tar_name(self, shard: int) -> str:
+        """Return the path or URL of a shard."""
+        return self.tars[shard].decode()
+
     def digest(self) -> str:
         """Return a digest of which utterances these are, whose, and of what content."""
-        state = hashlib.sha256()
-        for column in (self.keys, self.speakers, self.crc32):
+        state = hashlib.sha256(f"{self.keys.dtype}\n".encode() + "\n".join(self.speakers).encode())
+        for column in (self.keys, self.speaker, self.crc32):
             state.update(column.tobytes())
         return state.hexdigest()
 
     @property
     def seconds(self) -> float:
-        """Total duration in seconds at 16 kHz."""
-        return float(self.samples.sum()) / 16000
+        """Total duration in seconds."""
+        return float((self.samples / self.rate).sum())
 
 
 def load_utterances(shard_list: PathLike) -> Utterances:
-    """Read the indexes of all shards of a list; every fault of every shard is reported at once."""
+    """Read the indexes of all shards of a shard.list, or of a raw.list.
+
+    Raises:
+        DataError: all faults of all shards at once: missing or cut tars, missing or broken
+            indexes, utterances that stand there twice.
+    """
+    if is_raw_list(shard_list):
+        tars, columns = read_indexed_raw_list(shard_list)
+        return _gather(shard_list, tars, [columns], np.arange(len(tars), dtype=np.int32))
     tars = read_list(shard_list)
-    rows: list[list[Entry]] = []
-    problems = []
-    for tar in tars:
-        try:
-            rows.append(read_index(tar))
-        except DataError as error:
-            problems.append(str(error))
-    raise_problems(f"{shard_list}: unusable shards", problems)
-    entries = [entry for part in rows for entry in part]
-    if not entries:
-        raise DataError(f"{shard_list}: its shards hold no utterance")
-    keys = np.array([entry.key for entry in entries])
-    _refuse_duplicates(keys, shard_list)
+    _refuse_repeated(shard_list, tars)
+    parts, problems = [], []
+    for result in read_many(tars, _read_columns):
+        if isinstance(result, DataError):
+            problems.append(str(result))
+        else:
+            parts.append(result)
+    mend = f"Missing or broken indexes: python -m wesp_lap.bin.index_shards --list {shard_list}"
+    raise_problems(f"{shard_list}: unusable shards", problems, mend)
+    rows = np.repeat(np.arange(len(tars), dtype=np.int32), [len(part.keys) for part in parts])
+    return _gather(shard_list, tars, parts, rows)
+
+
+def _read_columns(tar: str) -> Columns:
+    path = index_path(tar)
+    if is_url(tar):
+        return parse_index(path, read_bytes(path))
+    if not os.path.isfile(tar):
+        raise DataError(f"{tar}: no such shard")
+    if not os.path.isfile(path):
+        raise DataError(f"{tar}: no index beside it ({os.path.basename(path)})")
+    columns = parse_index(path, read_bytes(path))
+    check_length(tar, columns)
+    return columns
+
+
+def _gather(
+    source: PathLike, tars: list[str], parts: list[Columns], rows: np.ndarray
+) -> Utterances:
+    """Join the columns of all shards; ``rows`` (U,) says which shard each utterance is in."""
+    if not len(rows):
+        raise DataError(f"{source}: its shards hold no utterance")
+    keys = np.concatenate([part.keys for part in parts])
+    _refuse_duplicates(source, tars, keys, rows)
+    speakers, speaker = _number_speakers(parts)
+    offset, size, samples, crc32, rate, pcm = np.concatenate([p.numbers for p in parts], axis=1)
     return Utterances(
-        tars=tars,
+        tars=np.array([tar.encode() for tar in tars]),
         keys=keys,
-        speakers=np.array([entry.speaker for entry in entries]),
-        tar=np.repeat(np.arange(len(tars), dtype=np.int32), [len(part) for part in rows]),
-        offset=_column(entries, 2),
-        size=_column(entries, 3),
-        samples=_column(entries, 4),
-        crc32=_column(entries, 5),
+        speakers=speakers,
+        speaker=speaker,
+        tar=rows,
+        offset=offset.copy(),  # without the copy each column would keep all six
+        size=size.copy(),
+        samples=samples.copy(),
+        crc32=crc32.astype(np.uint32),
+        rate=rate.astype(np.int32),
+        pcm=pcm.astype(np.int32),
     )
 
 
-def _column(entries: Iterable[Entry], position: int) -> np.ndarray:
-    return np.array([entry[position] for entry in entries], dtype=np.int64)
+def _number_speakers(parts: list[Columns]) -> tuple[list[str], np.ndarray]:
+    """Return the distinct speakers in C-locale order and each utterance's row among them."""
+    numbers: dict[bytes, int] = {}
+    first_met = np.concatenate(
+        [[numbers.setdefault(name, len(numbers)) for name in p.speakers.tolist()] for p in parts]
+    ).astype(np.int32)
+    names = sorted(numbers)
+    order = np.empty(len(names), dtype=np.int32)
+    order[[numbers[name] for name in names]] = np.arange(len(names), dtype=np.int32)
+    return [name.decode() for name in names], order[first_met]
 
 
-def _refuse_duplicates(keys: np.ndarray, shard_list: PathLike) -> None:
-    unique, counts = np.unique(keys, return_counts=True)
-    problems = [f"utterance '{key}' stands in the shards twice" for key in unique[counts > 1]]
-    raise_problems(f"{shard_list}: duplicate utterances", problems, "Make the shards again.")
+def _refuse_duplicates(
+    source: PathLike, tars: list[str], keys: np.ndarray, rows: np.ndarray
+) -> None:
+    # Sorting a million numbers takes a tenth of the time that sorting the keys takes; what hashes
+    # alike is then compared.
+    hashes = np.fromiter(map(hash, keys.tolist()), np.int64, len(keys))
+    order = np.argsort(hashes, kind="stable")
+    alike = np.flatnonzero(np.diff(hashes[order]) == 0)
+    problems = []
+    for first, second in zip(order[alike], order[alike + 1], strict=True):
+        if keys[first] == keys[second]:
+            where = " and ".join(tars[rows[row]] for row in (first, second))
+            problems.append(f"utterance '{keys[first].decode()}' stands there twice: {where}")
+    raise_problems(
+        f"{source}: duplicate utterances",
+        sorted(problems),
+        "Keep one of the shards that hold them.",
+    )
+
+
+def _refuse_repeated(shard_list: PathLike, tars: list[str]) -> None:
+    problems = [f"{tar} stands there {n} times" for tar, n in Counter(tars).items() if n > 1]
+    raise_problems(f"{shard_list}: repeated shards", problems, "Keep one line of each.")

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import multiprocessing
-import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from wesp_lap.audio.io import decode, encode, probe
-from wesp_lap.data.index import Entry, index_digest, read_index, write_index
+from wesp_lap.data.index_file import Entry, index_digest, read_index, sums_path, write_index
+from wesp_lap.data.tars import TarWriter
 from wesp_lap.data.utterance import load_utterance
+from wesp_lap.data.wav import parse_plain_wav
 from wesp_lap.errors import DataError, WespError, problem_list
 from wesp_lap.files import PathLike, atomic_write, write_json
 from wesp_lap.kaldi.datadir import DataDir, Segment
@@ -164,20 +164,34 @@ def _pack(job: _Job) -> tuple[list[Entry], list[str]]:
             return read_index(job.tar), []
     entries: list[Entry] = []
     bad: list[str] = []
-    with (
-        atomic_write(job.tar, "wb") as stream,
-        tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar,
-    ):
+    with atomic_write(job.tar, "wb") as stream:
+        tar = TarWriter(stream)
         for source in job.sources:
             try:
                 audio, suffix, samples = _audio(source, job)
             except DataError as error:
                 bad.append(f"{source.key}: {error}")
                 continue
-            _add(tar, f"{source.key}.spk", source.speaker.encode())
-            offset = _add(tar, f"{source.key}.{suffix}", audio)
+            tar.add(f"{source.key}.spk", source.speaker.encode())
+            offset = tar.add(f"{source.key}.{suffix}", audio)
             crc = zlib.crc32(audio)
-            entries.append(Entry(source.key, source.speaker, offset, len(audio), samples, crc))
+            wav = parse_plain_wav(audio, len(audio))
+            pcm = wav.start if wav else -1
+            entries.append(
+                Entry(
+                    source.key,
+                    source.speaker,
+                    offset,
+                    len(audio),
+                    samples,
+                    crc,
+                    job.sample_rate,
+                    pcm,
+                )
+            )
+        sums = tar.close()
+    with atomic_write(sums_path(job.tar), "wb") as stream:
+        stream.write(sums.astype("<u8").tobytes())
     # A shard with faults is not marked as finished: the next run tries it again.
     write_index(job.tar, "incomplete" if bad else digest, entries)
     return entries, bad
@@ -198,12 +212,3 @@ def _audio(source: _Source, job: _Job) -> tuple[bytes, str, int]:
     kept = "wav" if suffix == "wav" else "flac"
     target = kept if job.audio_format == "keep" else job.audio_format
     return encode(wave, job.sample_rate, target), target, len(wave)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a member and return the offset of its content."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-    padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return int(tar.offset) - padded
