@@ -1,34 +1,51 @@
-"""Augmentation of training crops: speed, additive noise, reverberation.
+"""Augmentation of training crops: speed, noise, reverberation, volume and telephone band.
 
-Source: docs/methods.md, section 4.2. Every function takes its generator, so that what happens to
-an utterance depends on (seed, epoch, position) alone.
+Everything random is a function of a crop's row of uniform draws, so that what happens to it does
+not depend on the batch it stands in. Loader processes collect the noise material (``gather``); the
+sums and convolutions (``apply``) run on any device. Source: docs/methods.md, section 4.2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from scipy import fft
+import torch
+from torch import Tensor
 
-from wesp_lap.audio.resample import resample
+from wesp_lap.audio.augment_sets import MAX_NOISES, SETS, Kind, Mixture
+from wesp_lap.audio.distort import Additive, Noises, Responses
+from wesp_lap.audio.distort import apply as apply
+from wesp_lap.audio.resample import resample_batch
+from wesp_lap.errors import DataError
 
 SAMPLE_RATE = 16000
 SPEED_FACTORS = (1.0, 0.9, 1.1)
 """Speeds in the order of their label offsets: speaker k at SPEED_FACTORS[i] is class k + i * N."""
 
-_ENERGY_FLOOR = 1e-4
-_SNR_RANGES = {"noise": (0.0, 15.0), "music": (5.0, 15.0), "speech": (13.0, 20.0)}
-_BABBLE_COUNT = (4, 7)
-_SPANS = ((1.0, 1.0), (0.4, 0.6), (0.2, 0.4))
+DRAWS = 64
+"""Uniform draws in [0, 1) per crop. Column 0 is the speed, column 1 the start of the crop."""
+
+_GATE, _KIND, _SPAN, _COUNT, _RESPONSE, _CHANNEL, _VOLUME, _GAIN, _CODEC = range(2, 11)
+_FIRST_NOISE, _PER_NOISE = 16, 5
+assert _FIRST_NOISE + _PER_NOISE * MAX_NOISES <= DRAWS
+
+# Responses of about the same length are convolved together.
+_RESPONSE_STEP = 16000
 
 
 class NoiseSource(Protocol):
     """Where noises and room impulse responses come from."""
 
-    def draw(self, category: str, rng: np.random.Generator) -> np.ndarray:
-        """Return one recording of "noise", "music", "speech" or "rir", float32 (S,)."""
+    def pieces(self, category: str) -> np.ndarray:
+        """Return [first sample, length] (n, 2) of pieces of at most 5 s."""
+
+    def recordings(self, category: str) -> np.ndarray:
+        """Return [first sample, length, channels] (n, 3); channels lie one after the other."""
+
+    def read(self, first: int, length: int) -> np.ndarray:
+        """Return int16 samples (length,)."""
 
 
 @dataclass(frozen=True)
@@ -36,88 +53,221 @@ class AugmentSettings:
     """Which augmentations a phase uses.
 
     Args:
-        speed_perturb: Draw the speed from {1, 0.9, 1.1} with 60/20/20 % and count each speed of a
-            speaker as a class of its own.
-        noise_prob: Probability of one of reverberation, noise, music, babble, or television
-            (babble, then music), each equally likely.
+        set: Whose distortions, levels and shares: "lap", "wespeaker" or "mhfa".
+        speed_perturb: Draw the speed from {1, 0.9, 1.1} and count each speed of a speaker as a
+            class of its own; 60/20/20 %, in the set "wespeaker" a third each.
+        noise_prob: Probability of a distortion of the set. The set "mhfa" counts clean speech as
+            one of its six: 1.0 is as published.
+        volume_prob: Probability of another volume.
+        volume_db: Largest change of volume in dB, up or down.
+        codec_prob: Probability of a telephone band: 8 kHz and 8-bit mu-law.
     """
 
+    set: Literal["lap", "wespeaker", "mhfa"] = "lap"
     speed_perturb: bool = False
     noise_prob: float = 0.0
+    volume_prob: float = 0.0
+    volume_db: float = 10.0
+    codec_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise_prob <= 1:
-            raise ValueError(f"noise_prob must lie in [0, 1], got {self.noise_prob}")
+        if self.set not in SETS:
+            raise ValueError(f"set must be one of {', '.join(SETS)}, got '{self.set}'")
+        for name in ("noise_prob", "volume_prob", "codec_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.volume_db < 0:
+            raise ValueError(f"volume_db must not be negative, got {self.volume_db}")
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Categories of the noise bank that are needed."""
+        return SETS[self.set].categories if self.noise_prob > 0 else ()
 
 
-def draw_speed(rng: np.random.Generator) -> int:
-    """Draw an index into SPEED_FACTORS: 60 % unchanged, 20 % slower, 20 % faster."""
-    return int(rng.choice(3, p=(0.6, 0.2, 0.2)))
+def speed_index(draws: np.ndarray, name: str = "lap") -> np.ndarray:
+    """Turn draws (B,) of column 0 into indices into SPEED_FACTORS, in the shares of a set."""
+    bounds = np.cumsum(SETS[name].speed_shares)[:-1]
+    return np.searchsorted(bounds, draws, side="right")
 
 
-def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
-    """Play (S,) at ``factor`` times the speed: S / factor samples, pitch and tempo both change."""
-    if factor == 1.0:
-        return wave
-    return resample(wave, round(factor * SAMPLE_RATE), SAMPLE_RATE)
+def change_speed_batch(buffer: Tensor, speeds: np.ndarray, samples: int) -> Tensor:
+    """Play row i of (B, S_max) at SPEED_FACTORS[speeds[i]]; return crops (B, samples).
+
+    Pitch and tempo both change. Row i must hold round(samples * factor) valid samples; what
+    follows them is not used.
+    """
+    crops = buffer.new_empty(len(buffer), samples)
+    for index, factor in enumerate(SPEED_FACTORS):
+        rows = torch.from_numpy(np.flatnonzero(speeds == index)).to(buffer.device)
+        if not len(rows):
+            continue
+        valid = buffer[rows, : round(samples * factor)]
+        changed = resample_batch(valid, round(factor * SAMPLE_RATE), SAMPLE_RATE)
+        crops.index_copy_(0, rows, changed[:, :samples])
+    return crops
 
 
-def fit_length(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Crop (S,) at a uniform position, or repeat it periodically, to ``samples``."""
-    if len(wave) > samples:
-        start = int(rng.integers(len(wave) - samples + 1))
-        return wave[start : start + samples]
-    return np.resize(wave, samples)
+class _Placed(NamedTuple):
+    """Noises (n,): crop, first sample, samples held, place, length, and 10^(-SNR / 20)."""
+
+    rows: np.ndarray
+    first: np.ndarray
+    held: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    levels: np.ndarray
 
 
-def augment(
-    wave: np.ndarray, source: NoiseSource, noise_prob: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Return a crop (S,) clean or, with ``noise_prob``, with one of the five distortions."""
-    if rng.random() >= noise_prob:
-        return wave
-    kind = int(rng.integers(5))
-    if kind == 0:
-        return reverberate(wave, source.draw("rir", rng))
-    if kind == 4:  # television: speech, then music, over the full length
-        wave = _add_category(wave, source, "speech", (1.0, 1.0), rng)
-        return _add_category(wave, source, "music", (1.0, 1.0), rng)
-    span = _SPANS[int(rng.integers(len(_SPANS)))]
-    return _add_category(wave, source, ("noise", "music", "speech")[kind - 1], span, rng)
+class _Pool(NamedTuple):
+    """Recordings of a mixture: [first sample, length] (n, 2) and SNR ranges (n, 2)."""
+
+    pieces: np.ndarray
+    snr: np.ndarray
 
 
-def _add_category(
-    wave: np.ndarray,
-    source: NoiseSource,
-    category: str,
-    span: tuple[float, float],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Add one noise, or 4 to 7 voices, each at its own level, length and place."""
-    low, high = _BABBLE_COUNT
-    count = int(rng.integers(low, high + 1)) if category == "speech" else 1
-    total = wave.copy()
-    for _ in range(count):
-        snr = float(rng.uniform(*_SNR_RANGES[category]))
-        length = max(int(len(wave) * float(rng.uniform(*span))), 1)
-        noise = fit_length(source.draw(category, rng), length, rng)
-        start = int(rng.integers(len(wave) - length + 1))
-        total[start : start + length] += noise_gain(wave, noise, snr) * noise
-    return total
+class Augmenter:
+    """Collects the noises of a batch; safe to send to loader processes.
+
+    Args:
+        settings: What to draw.
+        source: Where noises come from; needed when ``noise_prob`` is positive.
+
+    Raises:
+        DataError: there is no source, or it lacks recordings of a category.
+    """
+
+    def __init__(self, settings: AugmentSettings, source: NoiseSource | None = None) -> None:
+        self._settings = settings
+        self._set = SETS[settings.set]
+        self._source = source
+        self._pools: dict[tuple[str, ...], _Pool] = {}
+        self._responses: dict[str, np.ndarray] = {}
+        if settings.noise_prob == 0:
+            return
+        if source is None:
+            raise DataError("noise_prob is positive but there is no noise bank")
+        for kind in self._set.kinds:
+            for mixture in kind.mixtures:
+                self._pools[mixture.categories] = self._pool(source, mixture.categories)
+            if kind.response is not None:
+                self._responses[kind.response] = source.recordings(kind.response)
+                if not len(self._responses[kind.response]):
+                    raise DataError(f"the noise bank holds no {kind.response}")
+
+    def _pool(self, source: NoiseSource, categories: tuple[str, ...]) -> _Pool:
+        pieces, ranges = [], []
+        for name in categories:
+            rows = source.pieces(name) if self._set.cut else source.recordings(name)
+            if not len(rows):
+                raise DataError(f"the noise bank holds no {name}")
+            pieces.append(rows[:, :2])
+            ranges.append(np.tile(self._set.snr[name], (len(rows), 1)))
+        return _Pool(np.concatenate(pieces), np.concatenate(ranges))
+
+    def gather(self, draws: np.ndarray, samples: int) -> Noises:
+        """Collect what crops of ``samples`` samples get, from their draws (B, DRAWS)."""
+        draws = np.asarray(draws, dtype=np.float64)
+        chosen = np.flatnonzero(draws[:, _GATE] < self._settings.noise_prob)
+        kinds = _pick(draws[chosen, _KIND], len(self._set.kinds))
+        responses: list[Responses] = []
+        placed: list[list[_Placed]] = [[], []]
+        for number, kind in enumerate(self._set.kinds):
+            rows = chosen[kinds == number]
+            if kind.response is not None:
+                responses += self._read_responses(draws, rows, kind.response, samples)
+            slot = 0
+            for order, mixture in enumerate(kind.mixtures):
+                placed[order].append(self._place(draws, rows, kind, mixture, slot, samples))
+                slot += mixture.count[1]
+        additive = [_concatenate(parts) for parts in placed if any(len(p.rows) for p in parts)]
+        volume = np.flatnonzero(draws[:, _VOLUME] < self._settings.volume_prob)
+        decibels = self._settings.volume_db * (2 * draws[volume, _GAIN] - 1)
+        return Noises(
+            responses,
+            [self._read_noises(part, samples) for part in additive],
+            torch.from_numpy(chosen if self._set.normalise_peak else chosen[:0]),
+            torch.from_numpy(volume),
+            torch.from_numpy(np.power(10, decibels / 20, dtype=np.float32)),
+            torch.from_numpy(np.flatnonzero(draws[:, _CODEC] < self._settings.codec_prob)),
+        )
+
+    def _place(
+        self,
+        draws: np.ndarray,
+        rows: np.ndarray,
+        kind: Kind,
+        mixture: Mixture,
+        slot: int,
+        samples: int,
+    ) -> _Placed:
+        """Draw the recordings of a mixture for ``rows``, each with its level, part and place."""
+        pool = self._pools[mixture.categories]
+        low, high = mixture.count
+        counts = low + _pick(draws[rows, _COUNT], high - low + 1)
+        number, voice = np.nonzero(np.arange(high) < counts[:, np.newaxis])
+        rows = rows[number]
+        column = _FIRST_NOISE + _PER_NOISE * (slot + voice)
+        which, level, share, part, place = (draws[rows, column + i] for i in range(_PER_NOISE))
+        piece = _pick(which, len(pool.pieces))
+        snr = _between(level, pool.snr[piece])
+        spans = np.asarray(kind.spans)[_pick(draws[rows, _SPAN], len(kind.spans))]
+        lengths = np.maximum((samples * _between(share, spans)).astype(np.int64), 1)
+        first, available = pool.pieces[piece].T
+        skipped = _pick(part, np.maximum(available - lengths, 0) + 1)
+        starts = _pick(place, samples - lengths + 1)
+        held = np.minimum(available, lengths)
+        return _Placed(rows, first + skipped, held, starts, lengths, 10 ** (-snr / 20))
+
+    def _read_noises(self, placed: _Placed, samples: int) -> Additive:
+        assert self._source is not None
+        content = np.zeros((len(placed.rows), samples), dtype=np.int16)
+        for row, first, held, start, length in zip(
+            content, *(column.tolist() for column in placed[1:5]), strict=True
+        ):
+            noise = self._source.read(first, held)
+            # A recording shorter than its span is repeated.
+            row[start : start + length] = noise if held == length else np.resize(noise, length)
+        return Additive(
+            torch.from_numpy(content),
+            torch.from_numpy(placed.rows),
+            torch.from_numpy(placed.lengths.astype(np.float32)),
+            torch.from_numpy(placed.levels.astype(np.float32)),
+        )
+
+    def _read_responses(
+        self, draws: np.ndarray, rows: np.ndarray, category: str, samples: int
+    ) -> list[Responses]:
+        """Read the responses of ``rows``, those of similar length in one block."""
+        assert self._source is not None
+        table = self._responses[category]
+        first, lengths, channels = table[_pick(draws[rows, _RESPONSE], len(table))].T
+        first = first + _pick(draws[rows, _CHANNEL], channels) * lengths
+        sizes = -(-np.minimum(lengths, samples) // _RESPONSE_STEP) * _RESPONSE_STEP
+        groups = []
+        for size in np.unique(sizes):
+            members = np.flatnonzero(sizes == size)
+            content = np.zeros((len(members), min(size, samples)), dtype=np.int16)
+            norms = np.empty(len(members), dtype=np.float32)
+            for i, member in enumerate(members):
+                response = self._source.read(int(first[member]), int(lengths[member]))
+                norms[i] = np.linalg.norm(response.astype(np.float32))
+                # What lies beyond the crop does not reach it, but counts in the norm.
+                content[i, : len(response)] = response[:samples]
+            parts = (content, rows[members], norms)
+            groups.append(Responses(*map(torch.from_numpy, parts)))
+        return groups
 
 
-def noise_gain(wave: np.ndarray, noise: np.ndarray, snr: float) -> float:
-    """Return the factor that puts ``noise`` ``snr`` dB below ``wave``."""
-    return float(np.sqrt(10 ** ((_decibel(wave) - _decibel(noise) - snr) / 10)))
+def _pick(draws: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+    """Turn draws in [0, 1) into integers below ``count``, equally likely."""
+    return np.minimum((draws * count).astype(np.int64), np.asarray(count) - 1)
 
 
-def _decibel(wave: np.ndarray) -> float:
-    return float(10 * np.log10(np.mean(np.square(wave, dtype=np.float64)) + _ENERGY_FLOOR))
+def _between(draws: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    """Turn draws in [0, 1) into numbers of the ranges (n, 2)."""
+    return ranges[:, 0] + draws * (ranges[:, 1] - ranges[:, 0])
 
 
-def reverberate(wave: np.ndarray, impulse_response: np.ndarray) -> np.ndarray:
-    """Convolve (S,) with a room's impulse response of unit energy; keep the first S samples."""
-    response = impulse_response / np.sqrt(np.sum(np.square(impulse_response), dtype=np.float64))
-    size = fft.next_fast_len(len(wave) + len(response) - 1, real=True)
-    product = fft.rfft(wave, size) * fft.rfft(response.astype(np.float32), size)
-    return fft.irfft(product, size)[: len(wave)].astype(np.float32)
+def _concatenate(parts: list[_Placed]) -> _Placed:
+    return _Placed(*map(np.concatenate, zip(*parts, strict=True)))

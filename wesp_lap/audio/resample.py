@@ -8,13 +8,14 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 _LOWPASS_WIDTH = 6
 _ROLLOFF = 0.99
 
 
 @functools.lru_cache(maxsize=16)
-def _kernel(old: int, new: int) -> tuple[torch.Tensor, int]:
+def _kernel(old: int, new: int) -> tuple[Tensor, int]:
     """Return the polyphase kernel (new, 1, taps) and its half width, for coprime rates."""
     cutoff = min(old, new) * _ROLLOFF
     width = math.ceil(_LOWPASS_WIDTH * old / cutoff)
@@ -26,17 +27,24 @@ def _kernel(old: int, new: int) -> tuple[torch.Tensor, int]:
     return kernel.unsqueeze(1).float(), width
 
 
-def resample(wave: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
-    """Resample float32 samples (S,) to ceil(S * new_rate / old_rate) samples.
+def resample_batch(waves: Tensor, old_rate: int, new_rate: int) -> Tensor:
+    """Resample rows (B, S) of one rate together to (B, ceil(S * new_rate / old_rate)).
 
     Hann-windowed sinc, 6 zero crossings, roll-off 0.99 (torchaudio's defaults).
     """
     if old_rate == new_rate:
-        return wave
+        return waves
     divisor = math.gcd(old_rate, new_rate)
     old, new = old_rate // divisor, new_rate // divisor
     kernel, width = _kernel(old, new)
-    signal = F.pad(torch.from_numpy(wave).view(1, 1, -1), (width, width + old))
-    phases = F.conv1d(signal, kernel, stride=old)
-    length = -(-new * len(wave) // old)
-    return phases.transpose(1, 2).reshape(-1)[:length].numpy()
+    kernel = kernel.to(waves.device, waves.dtype)
+    phases = F.conv1d(F.pad(waves.unsqueeze(1), (width, width + old)), kernel, stride=old)
+    length = -(-new * waves.shape[1] // old)
+    return phases.transpose(1, 2).reshape(len(waves), -1)[:, :length]
+
+
+def resample(wave: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
+    """Resample float32 samples (S,) to ceil(S * new_rate / old_rate) samples."""
+    if old_rate == new_rate:
+        return wave
+    return resample_batch(torch.from_numpy(wave).unsqueeze(0), old_rate, new_rate)[0].numpy()

@@ -1,0 +1,105 @@
+"""Add gathered noises to a batch of crops, on any device.
+
+Source: docs/methods.md, section 4.2. A crop's result is the same in any batch up to rounding: sums
+on a GPU come in any order, and transforms of several rows are rounded otherwise than of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from wesp_lap.audio.codec import telephone
+
+_ENERGY_FLOOR = 1e-4
+_PEAK_FLOOR = 1e-4
+_FULL_SCALE = 32768.0
+
+
+class Responses(NamedTuple):
+    """Room responses of similar length: int16 (n, L), their rows, and norms before any cut."""
+
+    samples: Tensor
+    rows: Tensor
+    norms: Tensor
+
+
+class Additive(NamedTuple):
+    """Noises at their places in the crop: int16 (n, S), rows, lengths, and 10^(-SNR / 20)."""
+
+    samples: Tensor
+    rows: Tensor
+    lengths: Tensor
+    levels: Tensor
+
+
+class Noises(NamedTuple):
+    """What a batch is augmented with, apart from the crops themselves."""
+
+    responses: Sequence[Responses]
+    additive: Sequence[Additive]
+    peak_rows: Tensor
+    volume_rows: Tensor
+    volume_gains: Tensor
+    codec_rows: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Noises:
+        """Return the same on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return Noises(
+            [Responses(*map(move, group)) for group in self.responses],
+            [Additive(*map(move, group)) for group in self.additive],
+            *map(move, self[2:]),
+        )
+
+
+def apply(waves: Tensor, noises: Noises) -> Tensor:
+    """Return crops (B, S) with their distortions; those without any are the same bit for bit.
+
+    The order is reverberation, noise, peak normalisation, volume, telephone band.
+    """
+    waves = waves.clone()
+    for group in noises.responses:
+        waves.index_copy_(0, group.rows, _reverberate(waves[group.rows], group))
+    for part in noises.additive:
+        _add(waves, part)
+    if len(noises.peak_rows):
+        rows = waves[noises.peak_rows]
+        peaks = rows.abs().amax(dim=1, keepdim=True)
+        waves.index_copy_(0, noises.peak_rows, rows / (peaks + _PEAK_FLOOR))
+    if len(noises.volume_rows):
+        louder = waves[noises.volume_rows] * noises.volume_gains.unsqueeze(1)
+        waves.index_copy_(0, noises.volume_rows, louder)
+    if len(noises.codec_rows):
+        waves.index_copy_(0, noises.codec_rows, telephone(waves[noises.codec_rows]))
+    return waves
+
+
+def _reverberate(waves: Tensor, group: Responses) -> Tensor:
+    """Convolve (n, S) with responses of unit energy; keep the first S samples."""
+    samples = waves.shape[1]
+    size = next_fast_len(samples + group.samples.shape[1] - 1, real=True)
+    spectra = torch.fft.rfft(waves, size)
+    spectra *= torch.fft.rfft(group.samples.float() / group.norms.unsqueeze(1), size)
+    return torch.fft.irfft(spectra, size)[:, :samples]
+
+
+def _add(waves: Tensor, part: Additive) -> None:
+    """Add noises to (B, S) in place, at levels measured before any of them is added."""
+    noise = part.samples.float()
+    speech_power = _energy(waves) / waves.shape[1]
+    noise_power = _energy(noise) / part.lengths / _FULL_SCALE**2
+    ratio = (speech_power[part.rows] + _ENERGY_FLOOR) / (noise_power + _ENERGY_FLOOR)
+    noise *= (part.levels * ratio.sqrt() / _FULL_SCALE).unsqueeze(1)
+    waves.index_add_(0, part.rows, noise)
+
+
+def _energy(waves: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(waves, dim=1).square()
