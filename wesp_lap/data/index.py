@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -13,11 +12,13 @@ from wesp_lap.data.index_file import (
     BLOCK,
     Columns,
     Entry,
+    Files,
     block_sums,
-    check_length,
     index_digest,
     index_path,
+    parse_files,
     parse_index,
+    read_files,
     read_index,
     sums_path,
     write_index,
@@ -110,28 +111,27 @@ def load_utterances(shard_list: PathLike) -> Utterances:
     tars = read_list(shard_list)
     _refuse_repeated(shard_list, tars)
     parts, problems = [], []
-    for result in read_many(tars, _read_columns):
-        if isinstance(result, DataError):
-            problems.append(str(result))
-        else:
-            parts.append(result)
+    for tar, files in zip(tars, read_many(tars, _read), strict=True):
+        try:  # parsed here, since threads would only wait for each other
+            parts.append(_parse(tar, files))
+        except DataError as error:
+            problems.append(str(error))
     mend = f"Missing or broken indexes: python -m wesp_lap.bin.index_shards --list {shard_list}"
     raise_problems(f"{shard_list}: unusable shards", problems, mend)
     rows = np.repeat(np.arange(len(tars), dtype=np.int32), [len(part.keys) for part in parts])
     return _gather(shard_list, tars, parts, rows)
 
 
-def _read_columns(tar: str) -> Columns:
-    path = index_path(tar)
-    if is_url(tar):
-        return parse_index(path, read_bytes(path))
-    if not os.path.isfile(tar):
-        raise DataError(f"{tar}: no such shard")
-    if not os.path.isfile(path):
-        raise DataError(f"{tar}: no index beside it ({os.path.basename(path)})")
-    columns = parse_index(path, read_bytes(path))
-    check_length(tar, columns)
-    return columns
+def _read(tar: str) -> Files | bytes:
+    return read_bytes(index_path(tar)) if is_url(tar) else read_files(tar)
+
+
+def _parse(tar: str, files: Files | bytes | DataError) -> Columns:
+    if isinstance(files, DataError):
+        raise files
+    return (
+        parse_files(tar, files) if isinstance(files, Files) else parse_index(index_path(tar), files)
+    )
 
 
 def _gather(

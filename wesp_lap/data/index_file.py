@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from wesp_lap.errors import DataError, raise_problems
+from wesp_lap.errors import DataError, problem_list
 from wesp_lap.files import PathLike, atomic_write
 
 BLOCK = 4096
 HEADER = "# wesp_lap shard index"
 COLUMNS = "key speaker offset size samples crc32 rate pcm"
-# What ends every line and what stands between its columns, as byte values.
-_TAB, _NEWLINE = 9, 10
 _WIDTH = len(COLUMNS.split())
-_LAYOUT = np.array([_TAB] * (_WIDTH - 1) + [_NEWLINE], dtype=np.uint8)
+_SEPARATORS = b"\t" * (_WIDTH - 1) + b"\n"
+_NO_SEPARATORS = bytes(set(range(256)) - set(_SEPARATORS))
 
 
 class Entry(NamedTuple):
@@ -121,20 +119,61 @@ def header_digest(line: str) -> str:
     return line.rpartition(" ")[2].strip() if line.startswith(HEADER) else ""
 
 
+class Files(NamedTuple):
+    """What lies on the disk for a shard: its index, and how long the tar and its sums are."""
+
+    content: bytes
+    tar_bytes: int
+    sums_bytes: int
+
+
+def read_files(tar: PathLike) -> Files:
+    """Read the index of a local tar and look how long the other files are.
+
+    Raises:
+        DataError: one of them is not there.
+    """
+    paths = os.fspath(tar), index_path(tar), sums_path(tar)
+    sizes = []
+    for path, missing in zip(paths, ("no such shard", "no index", "no block sums"), strict=True):
+        try:
+            sizes.append(os.stat(path).st_size)
+        except OSError as error:
+            beside = f" beside it ({os.path.basename(path)})" if sizes else ""
+            raise DataError(f"{paths[0]}: {missing}{beside}") from error
+    with open(paths[1], "rb") as stream:
+        return Files(stream.read(), sizes[0], sizes[2])
+
+
 def read_index(tar: PathLike) -> list[Entry]:
     """Read the index of a local tar and check that the tar is as long as it says.
 
     Raises:
         DataError: tar, index or sums are missing, broken, or do not belong together.
     """
-    path = index_path(tar)
-    if not os.path.isfile(tar):
-        raise DataError(f"{tar}: no such shard")
-    if not os.path.isfile(path):
-        raise DataError(f"{tar}: no index beside it ({os.path.basename(path)})")
-    columns = parse_index(path, Path(path).read_bytes())
-    check_length(os.fspath(tar), columns)
-    return to_entries(columns)
+    return to_entries(parse_files(os.fspath(tar), read_files(tar)))
+
+
+def parse_files(tar: str, files: Files) -> Columns:
+    """Parse an index and compare it with the length of the tar and of its sums.
+
+    Raises:
+        DataError: the index is broken, or one of the files is cut short or of another shard.
+    """
+    columns = parse_index(index_path(tar), files.content)
+    offset, size = columns.numbers[0], columns.numbers[1]
+    end = int((offset + size).max(initial=0))
+    # A tar ends with two blocks of 512 zeros and is filled up to a whole record of 20 blocks.
+    least = -(-end // 512) * 512 + 1024
+    if files.tar_bytes < least:
+        said = f"{files.tar_bytes} of {least} bytes"
+        raise DataError(f"{tar}: cut short: {said}; copy or make it again")
+    name = os.path.basename(tar)
+    if files.tar_bytes > least + 20 * 512:
+        raise DataError(f"{index_path(tar)}: cut short: it ends before {name} does")
+    if files.sums_bytes != 8 * -(-files.tar_bytes // BLOCK):
+        raise DataError(f"{sums_path(tar)}: not as long as {name} needs")
+    return columns
 
 
 def to_entries(columns: Columns) -> list[Entry]:
@@ -162,18 +201,17 @@ def parse_index(path: str, content: bytes) -> Columns:
     try:
         body.decode()
         columns = _split(body)
-    except ValueError:  # not UTF-8, or not the numbers that are expected
+    except (ValueError, OverflowError):  # not UTF-8, or not the numbers that are expected
         columns = None
     if columns is None:
         problems = [
             f"{path}:{number}: expected {COLUMNS}"
-            for number, line in enumerate(body.split(b"\n"), 2)
-            if line and not _is_whole(line)
+            for number, line in enumerate(body.removesuffix(b"\n").split(b"\n"), 2)
+            if not _is_whole(line)
         ]
-        if not body.endswith(b"\n"):
+        if body and not body.endswith(b"\n"):
             problems.append(f"{path}: cut short in its last line")
-        raise_problems("broken shard index", problems)
-        raise DataError(f"{path}: broken shard index: blank lines")
+        raise DataError(problem_list("broken shard index", problems))
     return columns
 
 
@@ -181,18 +219,14 @@ def _is_whole(line: bytes) -> bool:
     try:
         line.decode()
         return _split(line + b"\n") is not None
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
 
 
 def _split(body: bytes) -> Columns | None:
     """Split lines into columns all at once; None when a line has not what it should."""
-    data = np.frombuffer(body, dtype=np.uint8)
-    separators = data[(data == _TAB) | (data == _NEWLINE)]
-    count = len(separators) // _WIDTH
-    if len(separators) % _WIDTH or (body and body[-1] != _NEWLINE) or b"\0" in body:
-        return None
-    if (separators.reshape(-1, _WIDTH) != _LAYOUT).any():
+    count = body.count(b"\n")
+    if body.translate(None, _NO_SEPARATORS) != count * _SEPARATORS or b"\0" in body:
         return None
     fields = body.replace(b"\n", b"\t").split(b"\t")[:-1]
     keys, speakers, checksums = fields[0::_WIDTH], fields[1::_WIDTH], fields[5::_WIDTH]
@@ -206,31 +240,8 @@ def _split(body: bytes) -> Columns | None:
     numbers[5] = np.fromiter(starts, np.int64, count)
     offset, size, samples, _, rate, pcm = numbers
     possible = (offset >= 0) & (size > 0) & (samples > 0) & (rate > 0) & (pcm >= -1)
+    possible &= np.maximum(rate, pcm) < 2**31
     possible &= (pcm < 0) | (pcm + 2 * samples <= size)
     if not possible.all():
         return None
     return Columns(np.array(keys, dtype="S"), np.array(speakers, dtype="S"), numbers)
-
-
-def check_length(tar: str, columns: Columns) -> None:
-    """Compare a local tar with its index and sums: one of them may be cut short or of another tar.
-
-    Raises:
-        DataError: they do not fit together.
-    """
-    length = os.path.getsize(tar)
-    offset, size = columns.numbers[0], columns.numbers[1]
-    end = int((offset + size).max(initial=0))
-    # A tar ends with two blocks of 512 zeros and is filled up to a whole record of 20 blocks.
-    least = -(-end // 512) * 512 + 1024
-    if length < least:
-        raise DataError(f"{tar}: cut short: {length} of {least} bytes; copy or make it again")
-    if length > least + 20 * 512:
-        raise DataError(
-            f"{index_path(tar)}: cut short: it ends before {os.path.basename(tar)} does"
-        )
-    sums = sums_path(tar)
-    if not os.path.isfile(sums):
-        raise DataError(f"{tar}: no block sums beside it ({os.path.basename(sums)})")
-    if os.path.getsize(sums) != 8 * -(-length // BLOCK):
-        raise DataError(f"{sums}: not as long as {os.path.basename(tar)} needs")
