@@ -1,0 +1,261 @@
+"""A folder on a disk of this machine that holds copies of shards from URLs and slow disks.
+
+All processes of the machine may share it. A shard is copied once, by whoever takes its lock first;
+locks end with the process that holds them. A copy has its final name only once all of its block
+sums are right. The copies that were opened longest ago go when the folder has reached its size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wesp_lap.data.index import BLOCK, Utterances, block_sums, sums_path
+from wesp_lap.data.remote import AccessSettings, Remote
+from wesp_lap.data.shard_list import is_url
+from wesp_lap.data.sources import LocalShard
+from wesp_lap.errors import DataError
+from wesp_lap.log import get_logger
+
+# Shards that are copied before they are asked for.
+_AHEAD = 4
+_POLL_SECONDS = 0.005
+_SAY_SECONDS = 30.0
+# Blocks that are compared at a time.
+_CHUNK = 1024
+# A tar's last utterance is followed by at most its padding, two blocks of 512 and a record.
+_TAIL = 23 * 512
+
+
+class _Copy(NamedTuple):
+    """A shard in the cache: where it comes from, its file name, the bytes it needs."""
+
+    source: str
+    name: str
+    size: int
+
+
+class ShardCache:
+    """Copies of the shards that ``utterances`` lie in.
+
+    Args:
+        utterances: Their columns tell copies of a shard from copies of its earlier versions.
+        settings: Folder, size, and how to fetch.
+    """
+
+    def __init__(self, utterances: Utterances, settings: AccessSettings) -> None:
+        if settings.cache_dir is None:
+            raise ValueError("a cache needs a folder")
+        self._utterances = utterances
+        self._folder = Path(settings.cache_dir).absolute()
+        self._budget = int(settings.cache_gb * 1e9)
+        self._remote = Remote(settings)
+        self._copies: dict[int, _Copy] = {}
+        self._wanted: deque[int] = deque()
+        self._thread: threading.Thread | None = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_wanted": deque(), "_thread": None}
+
+    def open(self, tar: int) -> LocalShard:
+        """Open the copy of a shard, which is made first when it is not there.
+
+        Raises:
+            DataError: it cannot be fetched, is damaged, or does not fit; the shard is named.
+        """
+        copy = self._copy(tar)
+        path = self._folder / copy.name
+        with self._fetched(copy):
+            mend = f"remove it: it is fetched again from {copy.source}"
+            return LocalShard(str(path), mend)
+
+    def ahead(self, tars: Iterable[int]) -> None:
+        """Fetch the first few of ``tars`` in a thread; what fails is tried again by ``open``."""
+        self._wanted = deque(list(tars)[:_AHEAD])
+        if self._wanted and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._fetch_wanted, daemon=True)
+            self._thread.start()
+
+    def _fetch_wanted(self) -> None:
+        while True:
+            try:
+                tar = self._wanted.popleft()
+            except IndexError:
+                return
+            # Whoever reads the shard tries again and tells.
+            with contextlib.suppress(DataError), self._fetched(self._copy(tar)):
+                pass
+
+    def _copy(self, tar: int) -> _Copy:
+        if tar not in self._copies:
+            columns = self._utterances
+            rows = np.flatnonzero(columns.tar == tar)
+            source = columns.tar_name(tar)
+            source = source if is_url(source) else os.path.abspath(source)
+            state = hashlib.sha256(source.encode())
+            for column in (columns.offset, columns.size, columns.crc32):
+                state.update(column[rows].tobytes())
+            stem = os.path.basename(source).rpartition(".")[0][:100]
+            size = int((columns.offset[rows] + columns.size[rows]).max()) + _TAIL
+            name = f"{stem}-{state.hexdigest()[:20]}.tar"
+            self._copies[tar] = _Copy(source, name, size + 8 * (size // BLOCK + 1))
+        return self._copies[tar]
+
+    @contextlib.contextmanager
+    def _fetched(self, copy: _Copy) -> Iterator[None]:
+        """Hold the lock of a copy that is there and counts as just used."""
+        path = self._folder / copy.name
+        try:
+            with _locked(self._lock_path(copy.name), f"another process that fetches {copy.source}"):
+                if not path.exists():
+                    self._fetch(copy)
+                os.utime(path)
+                yield
+        except OSError as error:
+            raise DataError(
+                f"{copy.source}: cannot be kept in {self._folder}: {error.strerror or error}; "
+                "give another cache_dir"
+            ) from error
+
+    def _lock_path(self, name: str) -> Path:
+        return self._folder / "locks" / f"{name}.lock"
+
+    def _fetch(self, copy: _Copy) -> None:
+        path = self._folder / copy.name
+        partial = self._folder / f"{path.stem}.{copy.size}.tar.partial"
+        sums = self._folder / f"{path.stem}.sums.partial"
+        self._make_room(copy, partial)
+        try:
+            self._remote.download(sums_path(copy.source), sums, lambda: None)
+            self._remote.download(copy.source, partial, lambda: _check(partial, sums))
+            os.replace(sums, sums_path(path))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+            sums.unlink(missing_ok=True)
+
+    def _make_room(self, copy: _Copy, partial: Path) -> None:
+        """Wait until there is room for a copy, then take it by an empty file with its size."""
+        if copy.size > self._budget:
+            raise DataError(
+                f"{copy.source}: its {copy.size / 1e9:.3g} GB do not fit into the cache of "
+                f"{self._budget / 1e9:.3g} GB; give more with cache_gb"
+            )
+
+        def take() -> bool:
+            with _locked(self._lock_path("room"), "another process that makes room in the cache"):
+                if self._evict(copy):
+                    partial.touch()
+                    return True
+                return False
+
+        _wait(take, f"room in {self._folder} for {copy.source}")
+
+    def _evict(self, copy: _Copy) -> bool:
+        """Remove what was opened longest ago until ``copy`` fits; False when too much is in use."""
+        files = [file for file in _files(self._folder) if file.owner != copy.name]
+        used = sum(file.size for file in files)
+        for file in sorted(files, key=lambda file: file.date):
+            if used + copy.size <= self._budget:
+                break
+            with _lock(self._lock_path(file.owner)) as lock:
+                if lock.take():  # nobody fetches or opens it
+                    file.path.unlink(missing_ok=True)
+                    if not file.is_partial:
+                        Path(sums_path(file.path)).unlink(missing_ok=True)
+                    used -= file.size
+        return used + copy.size <= self._budget
+
+
+class _File(NamedTuple):
+    path: Path
+    owner: str
+    size: int
+    date: float
+    is_partial: bool
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    """Yield the copies, and those in the making with the size they will have."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # moved since
+            status = path.stat()
+            if path.suffix == ".tar":
+                size = status.st_size + status.st_size // 512
+                yield _File(path, path.name, size, status.st_mtime, False)
+            elif path.name.endswith(".tar.partial"):
+                owner, size_text = path.name.removesuffix(".tar.partial").rsplit(".", 1)
+                yield _File(path, f"{owner}.tar", int(size_text), status.st_mtime, True)
+
+
+def _check(tar: Path, sums: Path) -> None:
+    """Compare a copy with its block sums."""
+    expected = np.fromfile(sums, "<u8")
+    length = tar.stat().st_size
+    if -(-length // BLOCK) != len(expected):
+        raise OSError(f"{length} bytes came, {len(expected)} blocks of {BLOCK} were expected")
+    with open(tar, "rb") as stream:
+        for first in range(0, len(expected), _CHUNK):
+            found = block_sums(stream.read(_CHUNK * BLOCK))
+            if not np.array_equal(found, expected[first : first + len(found)]):
+                raise OSError(
+                    "wrong block sums; when this stays so the shard is damaged: python -m "
+                    "wesp_lap.bin.check_shards --list FILE finds all damage; make it again"
+                )
+
+
+class _Lock:
+    """A lock between processes and threads, which ends with the process that holds it."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def take(self) -> bool:
+        """Take the lock if it is free."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[_Lock]:
+    """Open a lock, and let go of it at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        yield _Lock(file)
+    finally:
+        # Said, since a process forked meanwhile has the file open, too.
+        fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, holder: str) -> Iterator[None]:
+    """Hold a lock, for which this waits."""
+    with _lock(path) as lock:
+        _wait(lock.take, holder)
+        yield
+
+
+def _wait(attempt: Callable[[], bool], what: str) -> None:
+    """Repeat ``attempt`` until it succeeds; say every half minute what this waits for."""
+    pause, said = _POLL_SECONDS, time.monotonic()
+    while not attempt():
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+        if time.monotonic() - said >= _SAY_SECONDS:
+            said = time.monotonic()
+            get_logger().warning("still waiting for %s", what)
