@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from wesp_lap.audio.augment_sets import MAX_NOISES, SETS, Kind, Mixture
-from wesp_lap.audio.distort import Additive, Noises, Responses
+from wesp_lap.audio.distort import CHUNK, Additive, Noises, Responses
 from wesp_lap.audio.distort import apply as apply
+from wesp_lap.audio.distort import apply_in_place as apply_in_place
 from wesp_lap.audio.resample import resample_batch
 from wesp_lap.errors import DataError
 
@@ -97,14 +98,15 @@ def change_speed_batch(buffer: Tensor, speeds: np.ndarray, samples: int) -> Tens
     Pitch and tempo both change. Row i must hold round(samples * factor) valid samples; what
     follows them is not used.
     """
-    crops = buffer.new_empty(len(buffer), samples)
+    crops = buffer[:, :samples].clone()
     for index, factor in enumerate(SPEED_FACTORS):
-        rows = torch.from_numpy(np.flatnonzero(speeds == index)).to(buffer.device)
-        if not len(rows):
+        if factor == 1.0:
             continue
-        valid = buffer[rows, : round(samples * factor)]
-        changed = resample_batch(valid, round(factor * SAMPLE_RATE), SAMPLE_RATE)
-        crops.index_copy_(0, rows, changed[:, :samples])
+        rows = torch.from_numpy(np.flatnonzero(speeds == index)).to(buffer.device)
+        for chunk in rows.split(CHUNK):
+            valid = buffer[chunk, : round(samples * factor)]
+            changed = resample_batch(valid, round(factor * SAMPLE_RATE), SAMPLE_RATE)
+            crops.index_copy_(0, chunk, changed[:, :samples])
     return crops
 
 

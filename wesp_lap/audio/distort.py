@@ -6,8 +6,8 @@ on a GPU come in any order, and transforms of several rows are rounded otherwise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from scipy.fft import next_fast_len
@@ -18,6 +18,8 @@ from wesp_lap.audio.codec import telephone
 _ENERGY_FLOOR = 1e-4
 _PEAK_FLOOR = 1e-4
 _FULL_SCALE = 32768.0
+CHUNK = 16
+"""Rows that are worked on at once: memory of more of them is fetched anew every time."""
 
 
 class Responses(NamedTuple):
@@ -35,6 +37,9 @@ class Additive(NamedTuple):
     rows: Tensor
     lengths: Tensor
     levels: Tensor
+
+
+Group = TypeVar("Group", Responses, Additive)
 
 
 class Noises(NamedTuple):
@@ -61,15 +66,22 @@ class Noises(NamedTuple):
 
 
 def apply(waves: Tensor, noises: Noises) -> Tensor:
-    """Return crops (B, S) with their distortions; those without any are the same bit for bit.
+    """Return crops (B, S) with their distortions; those without any are the same bit for bit."""
+    return apply_in_place(waves.clone(), noises)
+
+
+def apply_in_place(waves: Tensor, noises: Noises) -> Tensor:
+    """Distort crops (B, S) where they lie; return them.
 
     The order is reverberation, noise, peak normalisation, volume, telephone band.
     """
-    waves = waves.clone()
     for group in noises.responses:
-        waves.index_copy_(0, group.rows, _reverberate(waves[group.rows], group))
-    for part in noises.additive:
-        _add(waves, part)
+        for part in _chunks(group):
+            waves.index_copy_(0, part.rows, _reverberate(waves[part.rows], part))
+    for mixture in noises.additive:
+        power = _energy(waves) / waves.shape[1]  # before any of the mixture is added
+        for voices in _chunks(mixture):
+            _add(waves, power, voices)
     if len(noises.peak_rows):
         rows = waves[noises.peak_rows]
         peaks = rows.abs().amax(dim=1, keepdim=True)
@@ -82,24 +94,28 @@ def apply(waves: Tensor, noises: Noises) -> Tensor:
     return waves
 
 
-def _reverberate(waves: Tensor, group: Responses) -> Tensor:
+def _reverberate(waves: Tensor, part: Responses) -> Tensor:
     """Convolve (n, S) with responses of unit energy; keep the first S samples."""
     samples = waves.shape[1]
-    size = next_fast_len(samples + group.samples.shape[1] - 1, real=True)
+    size = next_fast_len(samples + part.samples.shape[1] - 1, real=True)
     spectra = torch.fft.rfft(waves, size)
-    spectra *= torch.fft.rfft(group.samples.float() / group.norms.unsqueeze(1), size)
+    spectra *= torch.fft.rfft(part.samples.float() / part.norms.unsqueeze(1), size)
     return torch.fft.irfft(spectra, size)[:, :samples]
 
 
-def _add(waves: Tensor, part: Additive) -> None:
-    """Add noises to (B, S) in place, at levels measured before any of them is added."""
+def _add(waves: Tensor, power: Tensor, part: Additive) -> None:
+    """Add noises to (B, S) in place, at levels below the speech's power (B,)."""
     noise = part.samples.float()
-    speech_power = _energy(waves) / waves.shape[1]
     noise_power = _energy(noise) / part.lengths / _FULL_SCALE**2
-    ratio = (speech_power[part.rows] + _ENERGY_FLOOR) / (noise_power + _ENERGY_FLOOR)
+    ratio = (power[part.rows] + _ENERGY_FLOOR) / (noise_power + _ENERGY_FLOOR)
     noise *= (part.levels * ratio.sqrt() / _FULL_SCALE).unsqueeze(1)
     waves.index_add_(0, part.rows, noise)
 
 
 def _energy(waves: Tensor) -> Tensor:
     return torch.linalg.vector_norm(waves, dim=1).square()
+
+
+def _chunks(group: Group) -> Iterator[Group]:
+    for columns in zip(*(tensor.split(CHUNK) for tensor in group), strict=True):
+        yield type(group)(*columns)
