@@ -212,7 +212,7 @@ def test_settings_that_cannot_work_say_what_to_change():
         UtteranceSampling(corpus(50), 10, CROP, 1, window_shards=-1)
     with pytest.raises(ConfigError, match="shortest_seconds <= longest_seconds"):
         LengthSampling(corpus(50), 0, 0, 1, shortest_seconds=20)
-    with pytest.raises(DataError, match="3 utterances, one per batch, .* by 2 processes"):
+    with pytest.raises(DataError, match=r"3 utterances, one per batch, .* by 2 processes"):
         three = Corpus(np.zeros(3, int), np.zeros(3, int), np.full(3, 250000))
         LengthSampling(three, 0, 0, 2, max_seconds=16)
 

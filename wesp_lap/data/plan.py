@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+# At 512 utterances per step this is a few dozen shards: minutes of training.
+_STEPS_AHEAD = 64
+
 
 @dataclass(frozen=True)
 class Order:
@@ -44,12 +47,16 @@ class BatchPlan(NamedTuple):
         first: Place of the first utterance in the epoch; the others follow it.
         rows: Utterances (B,), as numbers of their lines in the shards' indexes.
         samples: Length of the crops.
+        weight: Utterances of this batch over the mean of all processes' batches in this step.
+        later: Utterances of this process some steps later: their shards may be fetched now.
     """
 
     epoch: int
     first: int
     rows: np.ndarray
     samples: int
+    weight: float
+    later: np.ndarray
 
 
 class EpochPlan:
@@ -75,7 +82,12 @@ class EpochPlan:
         No earlier batch is touched: a resume costs the same at every step.
         """
         order = self._sampling.order(self._seed, epoch)
+        world = self._world_size
         for step in range(first_step, self.steps_per_epoch):
-            batch = step * self._world_size + self._rank
+            batch = step * world + self._rank
             first, end = order.cuts[batch : batch + 2].tolist()
-            yield BatchPlan(epoch, first, order.rows[first:end], int(order.samples[batch]))
+            of_all = int(order.cuts[(step + 1) * world] - order.cuts[step * world])
+            rows, samples = order.rows[first:end], int(order.samples[batch])
+            ahead = min(step + _STEPS_AHEAD, self.steps_per_epoch - 1) * world + self._rank
+            later = order.rows[order.cuts[ahead] : order.cuts[ahead + 1]]
+            yield BatchPlan(epoch, first, rows, samples, (end - first) * world / of_all, later)

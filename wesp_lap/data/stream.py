@@ -1,11 +1,10 @@
-"""The sample stream: training crops with labels, the same for any number of workers."""
+"""The sample stream: batches of training crops, the same for any number of workers."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,23 +12,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wesp_lap.audio.augment import (
+    DRAWS,
     SAMPLE_RATE,
     SPEED_FACTORS,
+    Augmenter,
     AugmentSettings,
-    augment,
-    change_speed,
-    draw_speed,
-    fit_length,
+    change_speed_batch,
+    speed_index,
 )
-from wesp_lap.audio.io import decode
+from wesp_lap.audio.distort import Noises, apply
+from wesp_lap.audio.resample import resample
+from wesp_lap.coerce import Section
+from wesp_lap.config import build
+from wesp_lap.data.access import AccessSettings, CropReader
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.noise_bank import NoiseBank
-from wesp_lap.data.plan import EpochPlan, Item
-from wesp_lap.errors import DataError, raise_problems
-from wesp_lap.seeding import generator
+from wesp_lap.data.plan import BatchPlan, EpochPlan
+from wesp_lap.data.sampling import SAMPLINGS
+from wesp_lap.errors import DataError, WespError, problem_list, raise_problems
+from wesp_lap.log import get_logger
+from wesp_lap.seeding import uniforms
 
-# Shards that a loader process keeps open: a corpus has more of them than a process may open files.
-_MAX_OPEN = 64
+# Keys of the random tables: the order of an epoch is drawn from (seed, epoch).
+_CROPS = 1
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,18 @@ class StreamSettings:
     """How batches are made.
 
     Args:
-        shards: The list of shards to train on.
+        shards: The list of shards, or raw list, to train on.
         noise_bank: Directory written by make_noise_bank; needed for ``augment.noise_prob``.
         batch_size: Utterances per optimizer step over all processes.
         crop_seconds: Length of a training crop.
         num_workers: Loader processes per training process; 0 loads in the training process.
+        sampling: Which utterances an epoch takes; see wesp_lap.data.sampling.
         augment: See AugmentSettings.
+        augment_on: Where noise and reverberation are added: in the loader processes, or on the
+            device that trains.
+        access: How shards on slow disks or behind URLs are read; see AccessSettings.
+        max_bad: Damaged utterances that each training process may leave out of its batches
+            before it stops.
     """
 
     shards: str
@@ -50,7 +61,11 @@ class StreamSettings:
     batch_size: int = 512
     crop_seconds: float = 2.0
     num_workers: int = 4
+    sampling: Section = field(default_factory=lambda: Section("utterances"))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    augment_on: Literal["workers", "device"] = "workers"
+    access: AccessSettings = field(default_factory=AccessSettings)
+    max_bad: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 2 or self.crop_seconds <= 0 or self.num_workers < 0:
@@ -63,22 +78,34 @@ class StreamSettings:
 
 
 class Batch(NamedTuple):
-    """Crops (B, S), class labels (B,), and the keys they come from."""
+    """Training crops of one process.
+
+    Attributes:
+        waves: Crops (B, S).
+        labels: Class of each (B,).
+        keys: Utterance of each.
+        weight: What a mean over this batch counts in the mean over all processes, about 1.
+        noises: What is still to be added on the device; None when nothing is.
+        faults: Utterances that were left out because they are damaged, a sentence each.
+    """
 
     waves: Tensor
     labels: Tensor
     keys: list[str]
+    weight: float
+    noises: Noises | None
+    faults: list[str]
 
 
 class CropDataset(Dataset):
-    """Reads, crops and augments the utterance of an Item.
+    """Reads, crops and augments the utterances of a BatchPlan.
 
     Args:
         utterances: The shards' contents.
         classes: Speaker to class index, for speed 1.
         settings: Crop and augmentation.
         noise: Where noises come from; needed when ``noise_prob`` is positive.
-        seed: Everything random is drawn from (seed, epoch, position).
+        seed: Everything random is drawn from (seed, epoch, place in the epoch).
     """
 
     def __init__(
@@ -89,99 +116,86 @@ class CropDataset(Dataset):
         noise: NoiseBank | None,
         seed: int,
     ) -> None:
-        if settings.augment.noise_prob > 0:
-            if noise is None:
-                raise DataError(
-                    "data.augment.noise_prob is positive but there is no noise bank: give "
-                    "--data.noise_bank DIR, or set --data.augment.noise_prob 0"
-                )
-            noise.check()
-        unknown = sorted(set(utterances.speakers.tolist()) - set(classes))
+        unknown = [name for name in utterances.speakers if name not in classes]
         raise_problems(
             "speakers of the shards that are not in the model's speaker map",
             unknown,
             "Train on the corpus the model was started with, or start a new model.",
         )
+        _check_rate(utterances)
         self._utterances = utterances
-        self._labels = np.array([classes[name] for name in utterances.speakers], dtype=np.int64)
+        self._classes = np.array([classes[name] for name in utterances.speakers], dtype=np.int64)
         self._num_speakers = len(classes)
+        self._reader = CropReader(utterances, settings.access)
         self._settings = settings
-        self._noise = noise
+        self._augmenter = Augmenter(settings.augment, noise)
+        augment = settings.augment
+        self._augments = max(augment.noise_prob, augment.volume_prob, augment.codec_prob) > 0
         self._seed = seed
-        self._open: dict[int, BinaryIO] = {}
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": {}}
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        if self._settings.access.cache_dir is not None:
+            self._reader.ahead(np.unique(self._utterances.tar[plan.later]).tolist())
+        draws = uniforms((self._seed, plan.epoch, _CROPS), plan.first, len(plan.rows), DRAWS)
+        speed = np.zeros(len(plan.rows), dtype=np.int64)
+        if self._settings.augment.speed_perturb:
+            speed = speed_index(draws[:, 0], self._settings.augment.set)
+        waves, faults = self._crops(plan, draws[:, 1], speed)
+        labels = self._classes[self._utterances.speaker[plan.rows]] + speed * self._num_speakers
+        rows = plan.rows
+        if faults:
+            kept = np.setdiff1d(np.arange(len(rows)), list(faults))
+            waves, labels, rows, draws = waves[kept], labels[kept], rows[kept], draws[kept]
+        noises = self._augmenter.gather(draws, plan.samples) if self._augments else None
+        if noises is not None and self._settings.augment_on == "workers":
+            waves, noises = apply(waves, noises), None
+        keys = [key.decode() for key in self._utterances.keys[rows].tolist()]
+        messages = [str(fault) for fault in faults.values()]
+        return Batch(waves, torch.from_numpy(labels), keys, plan.weight, noises, messages)
 
-    def __getitem__(self, item: Item) -> tuple[np.ndarray, int, str]:
-        rng = generator(self._seed, item.epoch, item.position)
-        settings = self._settings
-        speed = draw_speed(rng) if settings.augment.speed_perturb else 0
-        wave = self._crop(item.utterance, SPEED_FACTORS[speed], rng)
-        if settings.augment.noise_prob > 0 and self._noise is not None:
-            wave = augment(wave, self._noise, settings.augment.noise_prob, rng)
-        label = int(self._labels[item.utterance]) + speed * self._num_speakers
-        return wave, label, str(self._utterances.keys[item.utterance])
+    def _crops(
+        self, plan: BatchPlan, places: np.ndarray, speed: np.ndarray
+    ) -> tuple[Tensor, dict[int, DataError]]:
+        """Decode only what becomes the crops: speed is changed on them, not on whole utterances."""
+        wanted = np.rint(plan.samples * np.array(SPEED_FACTORS)).astype(np.int64)[speed]
+        available = self._utterances.samples[plan.rows]
+        taken = np.minimum(wanted, available)
+        starts = (places * (available - taken + 1)).astype(np.int64)
+        buffer = torch.empty(len(plan.rows), int(wanted.max()))
+        faults = self._read(plan.rows, starts, taken, buffer.numpy())
+        waves = change_speed_batch(buffer, speed, plan.samples) if speed.any() else buffer
+        for place in np.flatnonzero(taken < wanted).tolist():
+            if place not in faults:  # too short: repeated, after its speed was changed
+                length = int(taken[place])
+                rate = round(SPEED_FACTORS[speed[place]] * SAMPLE_RATE)
+                short = resample(buffer[place, :length].numpy(), rate, SAMPLE_RATE)
+                waves[place] = torch.from_numpy(np.resize(short, plan.samples))
+        return waves, faults
 
-    def _crop(self, row: int, factor: float, rng: np.random.Generator) -> np.ndarray:
-        """Decode only what becomes the crop: speed is changed on the crop, not the utterance."""
-        wanted = self._settings.crop_samples
-        before_speed = round(wanted * factor)
-        available = int(self._utterances.samples[row])
-        start = int(rng.integers(max(available - before_speed, 0) + 1))
-        wave, rate = decode(
-            self._audio(row), start, start + before_speed, str(self._utterances.keys[row])
-        )
-        if rate != SAMPLE_RATE:
-            raise DataError(
-                f"{self._utterances.keys[row]}: {rate} Hz in the shards, {SAMPLE_RATE} expected; "
-                "make the shards again with --sample_rate"
-            )
-        return fit_length(change_speed(wave, factor), wanted, rng)
-
-    def _audio(self, row: int) -> bytes:
-        utterances = self._utterances
-        tar = int(utterances.tar[row])
-        stream = self._stream(tar)
-        stream.seek(int(utterances.offset[row]))
-        content = stream.read(int(utterances.size[row]))
-        if zlib.crc32(content) != int(utterances.crc32[row]):
-            raise DataError(
-                f"{utterances.tars[tar]}: the audio of '{utterances.keys[row]}' does not match its "
-                "checksum: the shard is damaged; make it again"
-            )
-        return content
-
-    def _stream(self, tar: int) -> BinaryIO:
-        """Return an open shard; of those used last, only so many stay open."""
-        if tar in self._open:
-            self._open[tar] = self._open.pop(tar)  # now the one used last
-            return self._open[tar]
-        if len(self._open) >= _MAX_OPEN:
-            self._open.pop(next(iter(self._open))).close()
-        try:
-            self._open[tar] = open(self._utterances.tars[tar], "rb")  # noqa: SIM115 - kept open
-        except OSError as error:
-            raise DataError(f"{self._utterances.tars[tar]}: {error.strerror}") from error
-        return self._open[tar]
-
-
-def collate(samples: list[tuple[np.ndarray, int, str]]) -> Batch:
-    """Stack samples into a batch."""
-    waves = torch.from_numpy(np.stack([wave for wave, _, _ in samples]))
-    labels = torch.tensor([label for _, label, _ in samples])
-    return Batch(waves, labels, [key for _, _, key in samples])
+    def _read(
+        self, rows: np.ndarray, starts: np.ndarray, taken: np.ndarray, out: np.ndarray
+    ) -> dict[int, DataError]:
+        """Fill the rows of ``out`` (B, S); return what is wrong with some of them by place."""
+        faults = {}
+        read = self._reader.read
+        places = zip(rows.tolist(), starts.tolist(), taken.tolist(), out, strict=True)
+        for place, (row, start, samples, crop) in enumerate(places):
+            try:
+                read(row, start, samples, crop)
+            except DataError as error:
+                faults[place] = error
+        return faults
 
 
 class _Batches:
-    """Batch sampler whose epoch and first step are set before each pass."""
+    """Sampler of BatchPlans whose epoch and first step are set before each pass."""
 
     def __init__(self, plan: EpochPlan) -> None:
         self.plan = plan
         self.epoch = 0
         self.first_step = 0
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __iter__(self) -> Iterator[BatchPlan]:
         return self.plan.batches(self.epoch, self.first_step)
 
     def __len__(self) -> int:
@@ -189,40 +203,103 @@ class _Batches:
 
 
 class SampleStream:
-    """Batches of one rank, epoch by epoch, from any step on.
+    """Batches of one process, epoch by epoch, from any step on.
 
     Args:
-        dataset: Where samples come from.
-        plan: Which samples make up which step.
-        num_workers: Loader processes; they live as long as the stream.
+        dataset: Where batches come from.
+        plan: Which utterances make up which step.
+        settings: Number of loader processes, budget of damaged utterances.
     """
 
-    def __init__(self, dataset: CropDataset, plan: EpochPlan, num_workers: int) -> None:
+    def __init__(self, dataset: CropDataset, plan: EpochPlan, settings: StreamSettings) -> None:
         self.plan = plan
+        self._max_bad = settings.max_bad
+        self._bad: dict[str, str] = {}
         self._batches = _Batches(plan)
-        self._loader = DataLoader(
+        # Without a batch size the loader hands each BatchPlan to a worker as it is.
+        self._loader: DataLoader = DataLoader(
             dataset,
-            batch_sampler=self._batches,
-            num_workers=num_workers,
-            collate_fn=collate,
-            persistent_workers=num_workers > 0,
+            batch_size=None,
+            sampler=self._batches,
+            num_workers=settings.num_workers,
+            persistent_workers=settings.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from ``first_step`` on."""
+    def epoch(
+        self, epoch: int, first_step: int = 0, device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch from ``first_step`` on, on ``device``.
+
+        Raises:
+            DataError: damaged utterances beyond ``max_bad``.
+            WespError: a loader process was killed.
+        """
         self._batches.epoch = epoch
         self._batches.first_step = first_step
         try:
-            yield from self._loader
+            for batch in self._loader:
+                self._count(batch)
+                yield self._on_device(batch, torch.device(device))
         except DataError as error:
             # A worker process wraps the message in its traceback.
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise WespError(_killed(str(error))) from error
+
+    def _on_device(self, batch: Batch, device: torch.device) -> Batch:
+        waves = batch.waves.to(device, non_blocking=True)
+        if batch.noises is not None:
+            waves = apply(waves, batch.noises.to(device, non_blocking=True))
+        labels = batch.labels.to(device, non_blocking=True)
+        return batch._replace(waves=waves, labels=labels, noises=None)
+
+    def _count(self, batch: Batch) -> None:
+        if not batch.faults:
+            return
+        self._bad.update(dict.fromkeys(batch.faults, ""))
+        problems = list(self._bad)
+        if len(problems) > self._max_bad:
+            mend = (
+                "Find all with python -m wesp_lap.bin.check_shards and make these shards again; to "
+                f"go on without such utterances, set data.max_bad to {len(problems)} or more."
+            )
+            raise DataError(problem_list("damaged training data", problems, mend))
+        if not len(batch.labels):
+            raise DataError(problem_list("a batch of damaged utterances only", problems, ""))
+        for fault in batch.faults:
+            get_logger().warning(
+                "left out (%d of data.max_bad %d): %s", len(problems), self._max_bad, fault
+            )
+
+
+def _killed(message: str) -> str:
+    if "shared memory" in message or "Bus error" in message:
+        return (
+            "a loader process ran out of shared memory; enlarge /dev/shm (docker run --shm-size "
+            "8g), or lower data.num_workers"
+        )
+    return (
+        f"a loader process ended: {message.splitlines()[0]}; a kill signal often means that the "
+        "machine ran out of memory: lower data.num_workers"
+    )
+
+
+def _check_rate(utterances: Utterances) -> None:
+    other = np.flatnonzero(utterances.rate != SAMPLE_RATE)
+    if len(other):
+        raise DataError(
+            f"{len(other)} utterances of the shards are not at {SAMPLE_RATE} Hz, such as "
+            f"{utterances.key(other[0])} at {utterances.rate[other[0]]} Hz; make the shards again "
+            f"with --sample_rate {SAMPLE_RATE}"
+        )
 
 
 def speaker_classes(utterances: Utterances) -> dict[str, int]:
     """Number the speakers in C-locale order; the map is saved with the model."""
-    names = sorted(set(utterances.speakers.tolist()), key=lambda name: name.encode())
+    names = utterances.speakers
     if len(names) < 2:
         raise DataError(f"training needs at least 2 speakers, the shards hold {len(names)}")
     return {name: number for number, name in enumerate(names)}
@@ -237,9 +314,25 @@ def make_stream(
     world_size: int = 1,
 ) -> SampleStream:
     """Build the stream of one rank from checked settings."""
-    noise = None
-    if settings.noise_bank is not None and settings.augment.noise_prob > 0:
-        noise = NoiseBank(settings.noise_bank)
-    dataset = CropDataset(utterances, classes, settings, noise, seed)
-    plan = EpochPlan(len(utterances), settings.batch_size, rank, world_size, seed)
-    return SampleStream(dataset, plan, settings.num_workers)
+    dataset = CropDataset(utterances, classes, settings, _noise_bank(settings), seed)
+    sampling = build(
+        SAMPLINGS,
+        settings.sampling,
+        "data.sampling",
+        corpus=utterances,
+        batch_size=settings.batch_size,
+        crop_samples=settings.crop_samples,
+        world_size=world_size,
+    )
+    return SampleStream(dataset, EpochPlan(sampling, rank, world_size, seed), settings)
+
+
+def _noise_bank(settings: StreamSettings) -> NoiseBank | None:
+    if settings.augment.noise_prob == 0:
+        return None
+    if settings.noise_bank is None:
+        raise DataError(
+            "data.augment.noise_prob is positive but there is no noise bank: give "
+            "--data.noise_bank DIR, or set --data.augment.noise_prob 0"
+        )
+    return NoiseBank(settings.noise_bank)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wesp_lap.audio.augment import SAMPLE_RATE
 from wesp_lap.data.stream import Batch
 from wesp_lap.log import get_logger
 from wesp_lap.training.distributed import Process
@@ -22,7 +23,7 @@ class Meter:
     Args:
         path: ``metrics.jsonl``; lines are appended, one per log line.
         process: Values are averaged over all processes.
-        settings: Batch size, crop length and logging interval.
+        settings: Number of epochs and logging interval.
     """
 
     def __init__(self, path: Path, process: Process, settings: TrainSettings) -> None:
@@ -31,6 +32,8 @@ class Meter:
         self._settings = settings
         self._sums = torch.zeros(2, device=process.device)
         self._steps = 0
+        self._utterances = 0
+        self._audio_seconds = 0.0
         self._waited = 0.0
         self._since = time.monotonic()
         if process.is_main:
@@ -55,18 +58,23 @@ class Meter:
         steps_per_epoch: int,
         loss: Tensor,
         accuracy: Tensor,
+        batch: Batch,
         lr: float,
         margin: float,
     ) -> None:
         """Take in a step; log when the interval is full or the epoch ends."""
         self._sums += torch.stack([loss, accuracy])
         self._steps += 1
+        self._utterances += len(batch.waves)
+        self._audio_seconds += batch.waves.numel() / SAMPLE_RATE
         last = step + 1 == steps_per_epoch
         if self._steps < self._settings.training.log_every and not last:
             return
-        loss_mean, accuracy_mean = (self._process.mean(self._sums) / self._steps).tolist()
+        seen = self._sums.new_tensor([self._utterances, self._audio_seconds])
+        means = self._process.mean(torch.cat([self._sums, seen]))
+        loss_mean, accuracy_mean = (means[:2] / self._steps).tolist()
+        utterances, audio_seconds = (means[2:] * self._process.world_size).tolist()
         seconds = time.monotonic() - self._since
-        rate = self._steps * self._settings.data.batch_size / seconds
         record = {
             "epoch": epoch + 1,
             "step": step + 1,
@@ -75,15 +83,16 @@ class Meter:
             "margin": round(margin, 6),
             "loss": round(loss_mean, 6),
             "accuracy": round(accuracy_mean, 6),
-            "utterances_per_second": round(rate, 2),
-            "audio_seconds_per_second": round(rate * self._settings.data.crop_seconds, 2),
+            "utterances_per_second": round(utterances / seconds, 2),
+            "audio_seconds_per_second": round(audio_seconds / seconds, 2),
             "data_wait": round(self._waited / seconds, 4),
             "seconds": round(seconds, 3),
         }
         if self._process.is_main:
             self._write(record)
         self._sums.zero_()
-        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
+        self._steps, self._utterances, self._audio_seconds = 0, 0, 0.0
+        self._waited, self._since = 0.0, time.monotonic()
 
     def _write(self, record: dict) -> None:
         with open(self._path, "a", encoding="utf-8") as stream:

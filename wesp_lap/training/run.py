@@ -28,6 +28,8 @@ _FREE_SETTINGS = (
     ("data", "num_workers"),
     ("data", "shards"),
     ("data", "noise_bank"),
+    ("data", "access"),
+    ("data", "max_bad"),
     ("init_from",),
     ("training", "log_every"),
     ("training", "checkpoint_every"),
@@ -151,10 +153,12 @@ def _compare_processes(folder: Path, process: Process) -> None:
 
 
 def _differences(old: Any, new: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
+    if where in _FREE_SETTINGS:
+        return
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), (*where, key))
-    elif old != new and where not in _FREE_SETTINGS:
+    elif old != new:
         yield f"{'.'.join(where)}: {json.dumps(old)} there, {json.dumps(new)} now"
 
 

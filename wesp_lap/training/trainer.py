@@ -61,10 +61,10 @@ class Trainer:
         self._steps_per_epoch = stream.plan.steps_per_epoch
         share = settings.data.batch_size // process.world_size
         chunks = settings.training.accumulate
-        if share % chunks or share // chunks < 2:
+        if share // chunks < 2:
             raise ConfigError(
                 f"training.accumulate ({chunks}) must cut the {share} utterances that each process "
-                "has of a batch into equal chunks of at least 2, which batch norm needs"
+                "has of a batch into chunks of at least 2, which batch norm needs"
             )
         self._total_steps = settings.training.epochs * self._steps_per_epoch
         self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
@@ -80,7 +80,8 @@ class Trainer:
         for epoch in range(moment.epoch, settings.epochs):
             first = moment.step if epoch == moment.epoch else 0
             self._network.train()
-            for step, batch in self._meter.timed(self._stream.epoch(epoch, first), first):
+            batches = self._stream.epoch(epoch, first, self._process.device)
+            for step, batch in self._meter.timed(batches, first):
                 self._step(epoch, step, batch)
                 every = settings.checkpoint_every
                 if every and (step + 1) % every == 0 and step + 1 < self._steps_per_epoch:
@@ -110,25 +111,29 @@ class Trainer:
             for buffer, before in statistics:  # the forward pass has changed them
                 buffer.copy_(before)
             self._skip(epoch, step, batch)
-        self._meter.add(epoch, step, self._steps_per_epoch, loss, correct, lr, margin)
+        self._meter.add(epoch, step, self._steps_per_epoch, loss, correct, batch, lr, margin)
 
     def _accumulate(self, batch: Batch, margin: float, penalty: float) -> tuple[Tensor, Tensor]:
-        """Forward and backward in chunks; return mean loss and margin-free accuracy."""
+        """Forward and backward in chunks; return mean loss and margin-free accuracy.
+
+        Both are scaled by the weight of the batch, so that their mean over the processes, and that
+        of the gradients, is the mean over all utterances.
+        """
         chunks = self._settings.training.accumulate
         device = self._process.device
-        waves = batch.waves.to(device, non_blocking=True).chunk(chunks)
-        labels = batch.labels.to(device, non_blocking=True).chunk(chunks)
+        waves = batch.waves.tensor_split(chunks)
+        labels = batch.labels.tensor_split(chunks)
         dtype = _AUTOCAST.get(self._settings.training.precision)
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         for index, (wave, label) in enumerate(zip(waves, labels, strict=True)):
-            share = len(label) / len(batch.labels)
+            share = batch.weight * len(label) / len(batch.labels)
             with self._no_sync(index < len(waves) - 1):
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     output = self._network(wave, label, margin, penalty)
                 self._phase.scaler.scale(output.loss * share).backward()
             total += output.loss.detach() * share
             hits = output.cosine.detach().argmax(dim=1) == label
-            correct += hits.sum() / len(batch.labels)
+            correct += share * hits.float().mean()
         return total, correct
 
     def _no_sync(self, inside: bool) -> contextlib.AbstractContextManager:
