@@ -1,6 +1,11 @@
+import os
+import re
+import shlex
 import subprocess
+import sys
 
 import pytest
+from helpers import ROOT
 
 from wesp_lap.audio import io as audio_io
 from wesp_lap.bin.validate_data_dir import validate_data_dir
@@ -151,7 +156,10 @@ def test_audio_without_speaker_is_a_warning(corpus):
 
 
 def run_mend(problem):
-    subprocess.run(problem.mend, shell=True, check=True)
+    """Run the command in a mend, which stands alone, after a colon or before a comment."""
+    words = re.search(r"python -m (wesp_lap\.bin\.[^#;]*)", problem.mend)[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", *shlex.split(words)], check=True, env=environment)
 
 
 def test_unsorted_tables_are_warned_about_and_the_mend_mends(corpus):
@@ -180,6 +188,7 @@ def test_the_mend_for_utterances_without_audio_drops_them(corpus):
     edit(corpus / "spk2utt", " b-2", "")
     problem = next(problem for problem in validate(corpus) if "without audio" in problem.text)
     run_mend(problem)
+    assert validate(corpus, audio="none")  # one utterance of b is left, which is a warning
     assert (corpus / "utt2spk").read_text() == "a-1 a\na-2 a\nb-1 b\n"
     assert not found(validate(corpus))
 

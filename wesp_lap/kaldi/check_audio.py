@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from wesp_lap.audio.io import AudioInfo
 from wesp_lap.kaldi.datadir import DataDir, locate, materialise_command
 from wesp_lap.kaldi.headers import read_headers
 from wesp_lap.kaldi.pipes import is_pipe
-from wesp_lap.kaldi.problems import Level, Problem, some
+from wesp_lap.kaldi.problems import Level, Problem, command, some
 
 SHORTEST_SECONDS = 0.1
 SHORT_SECONDS = 1.0
@@ -54,13 +53,16 @@ def check_files(
         text = f"{len(missing)} audio files are missing: {_pairs(missing, paths)}"
         mend = (
             f"correct the paths in {data.path / 'wav.scp'} (relative ones start at the working "
-            f"directory or at {data.path}), or remove these lines"
+            f"directory or at {data.path}); to drop these utterances: "
+            f"{command('fix_data_dir', data.path, '--audio headers')}"
         )
         problems.append(Problem("error", text, mend))
     unreadable = [faults[key] for key in faults if paths[key].exists()]
     if unreadable:
         text = f"{len(unreadable)} audio files cannot be read: {some(unreadable)}"
-        problems.append(Problem("error", text, "fetch or convert these files again"))
+        drop = command("fix_data_dir", data.path, "--audio headers")
+        mend = f"fetch or convert these files again; to drop these utterances: {drop}"
+        problems.append(Problem("error", text, mend))
     return headers, problems + _forms(headers, paths, sample_rate)
 
 
@@ -108,9 +110,23 @@ def check_lengths(data: DataDir, recordings: Mapping[str, float]) -> list[Proble
         short = [f"{k} ({s:.3f} s)" for k, s in lengths.items() if low <= s < high]
         if short:
             text = f"{len(short)} utterances are shorter than {high} s: {some(short)}"
-            mend = "remove them from utt2spk; so little speech says little about a speaker"
+            drop = command("fix_data_dir", data.path, f"--min_seconds {high}")
+            mend = f"{drop}  # drops them; so little speech says little about a speaker"
             problems.append(Problem(level, text, mend))
-    return problems + _compare_utt2dur(data, lengths)
+    return problems + _compare_utt2dur(data, lengths) + _speech_beyond_end(data, lengths)
+
+
+def _speech_beyond_end(data: DataDir, lengths: Mapping[str, float]) -> list[Problem]:
+    over = []
+    for key, pieces in data.vad.items():
+        seconds = lengths.get(key, data.utt2dur.get(key))
+        if seconds is not None and pieces[-1][1] > seconds + _DURATION_SLACK[0]:
+            over.append(f"{key} ends at {pieces[-1][1]} s of {seconds:.3f} s")
+    if not over:
+        return []
+    text = f"{data.path / 'vad'}: {len(over)} utterances have speech after their end: {some(over)}"
+    mend = "correct the times: they count from the utterance's start, not the recording's"
+    return [Problem("error", text, mend)]
 
 
 def _compare_utt2dur(data: DataDir, lengths: Mapping[str, float]) -> list[Problem]:
@@ -125,7 +141,7 @@ def _compare_utt2dur(data: DataDir, lengths: Mapping[str, float]) -> list[Proble
         return []
     path = data.path / "utt2dur"
     text = f"{path}: {len(off)} durations contradict the audio: {some(off)}"
-    return [Problem("error", text, f"rm {shlex.quote(str(path))}  # it is measured then")]
+    return [Problem("error", text, command("get_utt2dur", data.path))]
 
 
 def utterance_lengths(data: DataDir, recordings: Mapping[str, float]) -> dict[str, float]:

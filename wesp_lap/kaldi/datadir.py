@@ -1,4 +1,4 @@
-"""A Kaldi data directory: wav.scp, utt2spk and, when present, utt2dur and segments."""
+"""A Kaldi data directory: wav.scp, utt2spk and, when present, utt2dur, segments and vad."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from urllib.parse import quote
 from wesp_lap.errors import DataError, problem_list
 from wesp_lap.files import PathLike
 from wesp_lap.kaldi.pipes import is_pipe, run_pipe
-from wesp_lap.kaldi.problems import Problem, format_problems, has_errors, some
+from wesp_lap.kaldi.problems import Problem, command, format_problems, has_errors, some
 from wesp_lap.kaldi.tables import invert, scan_table, write_table
+from wesp_lap.kaldi.vad import VAD_FORM, Pieces, scan_vad, write_vad
 
 _NO_SPEAKERS = "when the speakers are unknown: awk '{{print $1, $1}}' {wav} > {utt2spk}"
 
@@ -36,7 +37,9 @@ class DataDir:
 
     ``wav`` maps recordings to files or pipe commands; without ``segments`` a recording is an
     utterance. ``utt2spk`` says which utterances the directory holds: recordings that it does not
-    name are left out. ``utt2dur`` (seconds) and ``segments`` are empty when absent.
+    name are left out. ``utt2dur`` (seconds), ``segments`` and ``vad`` are empty when absent.
+    ``vad`` holds the (start, end) of the speech in an utterance, in seconds from its start; see
+    ``read_vad``.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class DataDir:
     utt2spk: dict[str, str]
     utt2dur: dict[str, float]
     segments: dict[str, Segment]
+    vad: dict[str, Pieces] = field(default_factory=dict)
     _pipe_outputs: Path | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
@@ -113,7 +117,7 @@ class DataDir:
         return target
 
     def write(self, path: PathLike) -> None:
-        """Write wav.scp, utt2spk, spk2utt and, when there are any, utt2dur and segments."""
+        """Write wav.scp, utt2spk, spk2utt and, when not empty, utt2dur, segments and vad."""
         folder = Path(path)
         write_table(folder / "utt2spk", self.utt2spk)
         spk2utt = {speaker: " ".join(keys) for speaker, keys in self.spk2utt.items()}
@@ -124,6 +128,8 @@ class DataDir:
         if self.segments:
             rows = {k: f"{s.recording} {s.start} {s.end}" for k, s in self.segments.items()}
             write_table(folder / "segments", rows)
+        if self.vad:
+            write_vad(folder / "vad", self.vad)
         # Last: a directory without wav.scp is not taken for a finished one.
         write_table(folder / "wav.scp", self.wav)
 
@@ -155,6 +161,7 @@ def scan_data_dir(path: PathLike) -> tuple[DataDir, list[Problem]]:
     data.utt2dur = _durations(folder / "utt2dur", durations, problems)
     rows = optional_table(folder / "segments", 4, problems)
     data.segments = _segments(folder / "segments", rows, problems)
+    data.vad = _vad(folder / "vad", problems)
     if data.wav and data.utt2spk:
         problems += _references(data, "segments" if rows else "wav.scp", set(rows or data.wav))
     return data, problems
@@ -171,7 +178,7 @@ def optional_table(path: Path, fields: int | None, problems: list[Problem]) -> d
         return {}
     if lines:
         form = {2: "'key value'", 4: "'utterance recording start end'"}.get(fields or 0)
-        mend = f"write every line once as {form or 'a key and its value'}"
+        mend = f"write every line once as {form or 'a key and its value'}; {_drop(path, 'lines')}"
         problems.append(Problem("error", problem_list(f"{path}: malformed", lines), mend))
     elif not table:
         problems.append(Problem("error", f"{path}: empty file", f"fill or remove {path}"))
@@ -194,7 +201,7 @@ def _durations(path: Path, rows: dict[str, str], problems: list[Problem]) -> dic
             durations[key] = seconds
     if bad:
         text = f"{path}: {len(bad)} durations are not positive numbers: {some(bad)}"
-        mend = f"rm {shlex.quote(str(path))}  # it is measured then; or write seconds"
+        mend = f"{command('get_utt2dur', path.parent)}  # measures them; or write seconds"
         problems.append(Problem("error", text, mend))
     return durations
 
@@ -210,8 +217,29 @@ def _segments(path: Path, rows: dict[str, str], problems: list[Problem]) -> dict
             segments[key] = Segment(recording, start, end)
     if bad:
         text = f"{path}: {len(bad)} segments without 0 <= start < end: {some(bad)}"
-        problems.append(Problem("error", text, "write start and end in seconds"))
+        mend = f"write start and end in seconds; {_drop(path, 'segments')}"
+        problems.append(Problem("error", text, mend))
     return segments
+
+
+def _vad(path: Path, problems: list[Problem]) -> dict[str, Pieces]:
+    if not path.exists():
+        return {}
+    try:
+        vad, lines = scan_vad(path)
+    except DataError as error:
+        problems.append(Problem("error", str(error), f"mend or remove {path}"))
+        return {}
+    if lines:
+        mend = f"write {VAD_FORM}; {_drop(path, 'lines')}"
+        problems.append(Problem("error", problem_list(f"{path}: malformed", lines), mend))
+    elif not vad:
+        problems.append(Problem("error", f"{path}: empty file", f"fill or remove {path}"))
+    return vad
+
+
+def _drop(table: Path, what: str) -> str:
+    return f"to drop such {what}: {command('fix_data_dir', table.parent)}"
 
 
 def _seconds(text: str) -> float | None:
@@ -224,21 +252,18 @@ def _seconds(text: str) -> float | None:
 
 def _references(data: DataDir, source: str, known: set[str]) -> list[Problem]:
     problems = []
-    wav = shlex.quote(str(data.path / "wav.scp"))
+    fix = command("fix_data_dir", data.path)
     lost = sorted({s.recording for s in data.segments.values()} - data.wav.keys())
     if lost:
         text = f"{data.path / 'segments'}: {len(lost)} recordings not in wav.scp: {some(lost)}"
-        problems.append(Problem("error", text, f"add them to {wav} or remove their segments"))
+        mend = f"add them to {data.path / 'wav.scp'}; to drop their segments: {fix}"
+        problems.append(Problem("error", text, mend))
     silent = sorted(data.utt2spk.keys() - known)
     if silent:
         text = (
             f"{data.path / 'utt2spk'}: {len(silent)} utterances without audio "
             f"(not in {source}): {some(silent)}"
         )
-        keep, table = shlex.quote(str(data.path / source)), shlex.quote(str(data.path / "utt2spk"))
-        mend = (
-            f"awk 'NR==FNR{{k[$1];next}} $1 in k' {keep} {table} > {table}.kept && "
-            f"mv {table}.kept {table}  # or add them to {source}"
-        )
+        mend = f"add them to {source}; to drop them: {fix}"
         problems.append(Problem("error", text, mend))
     return problems

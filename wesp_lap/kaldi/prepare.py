@@ -19,10 +19,11 @@ from wesp_lap.kaldi.datadir import DataDir, locate, scan_data_dir
 from wesp_lap.kaldi.pipes import is_pipe, run_pipe
 from wesp_lap.kaldi.problems import format_problems, has_errors
 from wesp_lap.kaldi.tables import read_table, write_table
-from wesp_lap.kaldi.validate import further_tables, inspect
+from wesp_lap.kaldi.tableset import further_tables, key_kind
+from wesp_lap.kaldi.validate import inspect
 from wesp_lap.log import get_logger, progress
 
-_TABLES = ("wav.scp", "utt2spk", "spk2utt", "utt2dur", "segments")
+_TABLES = ("wav.scp", "utt2spk", "spk2utt", "utt2dur", "segments", "vad")
 
 
 def prepare_data_dir(
@@ -115,7 +116,8 @@ def _resolved(
         path = _keep_output(name, entry, target) if is_pipe(entry) else locate(entry, data.path)
         wav[name] = os.path.abspath(path)
     segments = {key: one for key, one in data.segments.items() if key in data.utt2spk}
-    result = DataDir(target, wav, data.utt2spk, data.utt2dur, segments)
+    vad = {key: pieces for key, pieces in data.vad.items() if key in data.utt2spk}
+    result = DataDir(target, wav, data.utt2spk, data.utt2dur, segments, vad)
     complete = data.utt2spk.keys() <= data.utt2dur.keys()
     made = {name for name in wav if is_pipe(data.wav[name])}
     unread = {result.recording(key) for key in data.utt2spk if not complete and key not in lengths}
@@ -142,11 +144,15 @@ def _keep_output(name: str, entry: str, target: Path) -> Path:
 
 
 def _copy_further_tables(data: DataDir, source: Path, target: Path) -> list[Path]:
-    speakers = set(data.utt2spk.values())
+    keep = {
+        "utterance": data.utt2spk.keys(),
+        "speaker": set(data.utt2spk.values()),
+        "recording": data.wav.keys(),
+    }
     written = []
     for path in further_tables(source):
-        keep = data.utt2spk.keys() if path.name.startswith("utt2") else speakers
-        table = {key: value for key, value in read_table(path).items() if key in keep}
+        keys = keep[key_kind(path.name)]
+        table = {key: value for key, value in read_table(path).items() if key in keys}
         if table:
             write_table(target / path.name, table)
             written.append(target / path.name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
+
+from wesp_lap.files import PathLike
 
 Level = Literal["error", "warning"]
 
@@ -23,6 +26,11 @@ def some(names: Collection[str], limit: int = 5) -> str:
     """Return the first few names and how many more there are."""
     shown = ", ".join(islice(names, limit))
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def command(name: str, data: PathLike, options: str = "") -> str:
+    """Return the command line that runs a command of the toolkit on a data directory."""
+    return f"python -m wesp_lap.bin.{name} {shlex.quote(str(data))} {options}".rstrip()
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from wesp_lap.files import PathLike
 from wesp_lap.kaldi import check_audio
 from wesp_lap.kaldi.datadir import DataDir, optional_table, scan_data_dir
 from wesp_lap.kaldi.lint import lint
-from wesp_lap.kaldi.problems import Problem, some, verdict
+from wesp_lap.kaldi.problems import Problem, command, some, verdict
 from wesp_lap.kaldi.tables import invert
-
-_FURTHER_TABLE = re.compile(r"(utt2|spk2)\w+")
-_KNOWN_TABLES = ("utt2spk", "spk2utt", "utt2dur")
+from wesp_lap.kaldi.tableset import further_tables, key_kind
 
 
 @dataclass
@@ -84,6 +79,7 @@ def inspect(
         return report
     problems += _speakers(tables, require_two_utterances) + _order(tables)
     problems += _spk2utt(tables) + _utt2dur_keys(tables) + _further_tables(tables)
+    problems += _without_speech(tables)
     entries = check_audio.used_recordings(tables)
     problems += check_audio.check_pipes(tables, entries, allow_pipe)
     recordings: dict[str, float] = {}
@@ -103,20 +99,33 @@ def inspect(
     return report
 
 
-def further_tables(folder: Path) -> list[Path]:
-    """Return the utt2* and spk2* tables that the toolkit itself does not read."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if _FURTHER_TABLE.fullmatch(path.name) and path.name not in _KNOWN_TABLES
-    )
-
-
 def _further_tables(data: DataDir) -> list[Problem]:
+    """Read the tables that are only carried along and look for keys that nothing else knows."""
     problems: list[Problem] = []
+    known: dict[str, Collection[str]] = {
+        "utterance": data.utt2spk.keys(),
+        "speaker": set(data.utt2spk.values()),
+        "recording": data.wav.keys(),
+    }
+    tables: dict[str, Collection[str]] = {"utt2dur": data.utt2dur, "vad": data.vad}
     for path in further_tables(data.path):
-        optional_table(path, None, problems)
+        tables[path.name] = optional_table(path, None, problems)
+    for name, keys in tables.items():
+        kind = key_kind(name)
+        unknown = [key for key in keys if key not in known[kind]] if data.utt2spk else []
+        if unknown:
+            text = f"{data.path / name}: {len(unknown)} unknown {kind}s: {some(unknown)}"
+            mend = f"{command('fix_data_dir', data.path)}  # drops such lines"
+            problems.append(Problem("warning", text, mend))
     return problems
+
+
+def _without_speech(data: DataDir) -> list[Problem]:
+    lost = [key for key in data.utt2spk if key not in data.vad] if data.vad else []
+    if not lost:
+        return []
+    text = f"{data.path / 'vad'}: {len(lost)} utterances without speech: {some(lost)}"
+    return [Problem("warning", text, "add their pieces, or remove the utterances")]
 
 
 def _speakers(data: DataDir, require_two: bool) -> list[Problem]:
@@ -127,11 +136,13 @@ def _speakers(data: DataDir, require_two: bool) -> list[Problem]:
     nameless = [key for key in keys if key not in data.utt2spk] if data.utt2spk else []
     if nameless:
         text = f"{len(nameless)} utterances of {source} without speaker, left out: {some(nameless)}"
-        problems.append(Problem("warning", text, f"add them to {table}, or remove them"))
+        mend = f"add them to {table}; to drop them: {command('fix_data_dir', data.path)}"
+        problems.append(Problem("warning", text, mend))
     single = [speaker for speaker, n in Counter(data.utt2spk.values()).items() if n == 1]
     if single:
         text = f"{len(single)} speakers have a single utterance: {some(single)}"
-        mend = "add utterances, or remove these speakers; no target trial can be made of them"
+        drop = command("fix_data_dir", data.path, "--min_utterances 2")
+        mend = f"add utterances, as no target trial can be made of one; to drop them: {drop}"
         problems.append(Problem("error" if require_two else "warning", text, mend))
     return problems
 
@@ -151,8 +162,7 @@ def _order(data: DataDir) -> list[Problem]:
             continue
         path = data.path / name
         text = f"{path}: not in the order of the C locale: {keys[late]} after {keys[late - 1]}"
-        quoted = shlex.quote(str(path))
-        mend = f"LC_ALL=C sort -o {quoted} {quoted}  # Kaldi's programs need it, not this toolkit"
+        mend = f"{command('fix_data_dir', data.path)}  # sorts; Kaldi's programs need it"
         problems.append(Problem("warning", text, mend))
     return problems
 
@@ -160,11 +170,7 @@ def _order(data: DataDir) -> list[Problem]:
 def _spk2utt(data: DataDir) -> list[Problem]:
     path = data.path / "spk2utt"
     problems: list[Problem] = []
-    source, target = shlex.quote(str(data.path / "utt2spk")), shlex.quote(str(path))
-    mend = (
-        f"""awk '{{u[$2]=u[$2]" "$1}} END{{for(s in u) print s u[s]}}' {source} """
-        f"| LC_ALL=C sort > {target}"
-    )
+    mend = f"{command('fix_data_dir', data.path)}  # makes it from utt2spk"
     if not path.exists():
         return [Problem("warning", f"{path}: no such file", mend)]
     table = optional_table(path, None, problems)
@@ -185,7 +191,7 @@ def _utt2dur_keys(data: DataDir) -> list[Problem]:
     if not lost:
         return []
     text = f"{path}: {len(lost)} utterances without duration: {some(lost)}"
-    return [Problem("warning", text, f"rm {shlex.quote(str(path))}  # it is measured then")]
+    return [Problem("warning", text, command("get_utt2dur", data.path))]
 
 
 def _shared_speakers(data: DataDir, other: PathLike) -> list[Problem]:
