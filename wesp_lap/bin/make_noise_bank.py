@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
 from wesp_lap.cli import run_command
 from wesp_lap.data.noise_bank import make_noise_bank
 
 
-def main(out: str, musan: str | None = None, rirs: str | None = None, seed: int = 42) -> None:
+def main(
+    out: str,
+    musan: str | None = None,
+    rirs: str | None = None,
+    noise: str | None = None,
+    nj: int = 0,
+) -> None:
     """Build a noise bank; one made from the same files is kept.
 
     Args:
         out: Directory of the bank.
-        musan: Directory laid out as MUSAN: noise/ music/ speech/.
-        rirs: Directory laid out as RIRS_NOISES.
-        seed: Seed of the channel that is taken from recordings with several.
+        musan: Noises: a folder laid out as MUSAN (noise/ music/ speech/), a Kaldi data directory
+            whose keys start with these names, or an LMDB database as WeSpeaker makes it.
+        rirs: Room responses: a folder laid out as RIRS_NOISES, a data directory, or an LMDB.
+        noise: More noises, in any form of --musan.
+        nj: Processes; 0 means one per core.
     """
-    counts = make_noise_bank(out, musan, rirs, seed)
+    counts = make_noise_bank(out, musan, rirs, noise, nj or len(os.sched_getaffinity(0)))
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
