@@ -94,6 +94,8 @@ def read_recording(file: NoiseFile, database: Any = None) -> tuple[np.ndarray, i
     if file.key is not None:
         with database.begin() as transaction:
             source = io.BytesIO(transaction.get(file.key.encode(errors="surrogateescape")))
+    elif not file.path.is_file():
+        raise DataError("no such file")
     elif needs_ffmpeg(file.path):
         source = io.BytesIO(decode_to_wav(file.path))
     try:
