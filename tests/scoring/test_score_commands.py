@@ -13,15 +13,10 @@ from wesp_lap.kaldi.scores import read_scores, write_scores
 from wesp_lap.kaldi.trials import Trials, write_trials
 from wesp_lap.scoring import metrics
 from wesp_lap.scoring.calibration import Calibration, quality_features
+from wesp_lap.scoring.calibration_lists import TrainingFiles, calibrate_lists
 from wesp_lap.scoring.cosine import score_trials
 from wesp_lap.scoring.embeddings import Embeddings, enrolment_models
-from wesp_lap.scoring.lists import (
-    TrainingFiles,
-    TrialFiles,
-    calibrate_lists,
-    normalise_lists,
-    score_lists,
-)
+from wesp_lap.scoring.lists import TrialFiles, normalise_lists, score_lists
 from wesp_lap.scoring.norm import score_norm
 from wesp_lap.scoring.report import evaluate_systems, metrics_table, read_systems
 

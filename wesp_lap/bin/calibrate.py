@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wesp_lap.cli import run_command
-from wesp_lap.scoring.lists import TrainingFiles, TrialFiles, calibrate_lists
+from wesp_lap.scoring.calibration_lists import TrainingFiles, calibrate_lists
+from wesp_lap.scoring.lists import TrialFiles
 
 
 def calibrate(
