@@ -16,7 +16,7 @@ import numpy as np
 
 from wesp_lap.audio.ffmpeg import needs_ffmpeg
 from wesp_lap.audio.io import decode
-from wesp_lap.data.cache import ShardCache
+from wesp_lap.data.cache import ShardCache, end_of_audio
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.remote import AccessSettings, Remote
 from wesp_lap.data.shard_list import is_url
@@ -84,8 +84,10 @@ class CropReader:
                 f"utterance '{utterances.key(row)}': {name}: {error.strerror or error}; is the "
                 "disk or the network down?"
             ) from error
-        wave = np.frombuffer(content, "<i2", samples, skip)
-        np.multiply(wave, _SCALE, out=out[:samples])
+        # In two steps: numpy converts and multiplies at once in small pieces, which is slower.
+        wave = out[:samples]
+        np.copyto(wave, np.frombuffer(content, "<i2", samples, skip))
+        np.multiply(wave, _SCALE, out=wave)
         return samples
 
     def ahead(self, tars: Iterable[int]) -> None:
@@ -137,7 +139,7 @@ class CropReader:
             self._close_deleted()
             return self._cache.open(tar)
         if is_url(name):
-            return UrlShard(name, self._remote)
+            return UrlShard(name, end_of_audio(self._utterances, tar), self._remote)
         return LocalShard(name)
 
     def _close_deleted(self) -> None:

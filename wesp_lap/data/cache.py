@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -29,6 +30,7 @@ from wesp_lap.log import get_logger
 
 # Shards that are copied before they are asked for.
 _AHEAD = 4
+_PARTIAL = ".partial"
 _POLL_SECONDS = 0.005
 _SAY_SECONDS = 30.0
 # Blocks that are compared at a time.
@@ -38,10 +40,18 @@ _TAIL = 23 * 512
 
 
 class _Copy(NamedTuple):
-    """A shard in the cache: where it comes from, its file name, the bytes it needs."""
+    """A shard in the cache.
+
+    Attributes:
+        source: Where it comes from.
+        name: Its file name.
+        end: Where its last utterance ends, in bytes.
+        size: Bytes that it and its sums need at most.
+    """
 
     source: str
     name: str
+    end: int
     size: int
 
 
@@ -106,9 +116,10 @@ class ShardCache:
             for column in (columns.offset, columns.size, columns.crc32):
                 state.update(column[rows].tobytes())
             stem = os.path.basename(source).rpartition(".")[0][:100]
-            size = int((columns.offset[rows] + columns.size[rows]).max()) + _TAIL
             name = f"{stem}-{state.hexdigest()[:20]}.tar"
-            self._copies[tar] = _Copy(source, name, size + 8 * (size // BLOCK + 1))
+            end = end_of_audio(columns, tar)
+            size = end + _TAIL
+            self._copies[tar] = _Copy(source, name, end, size + size // 512 + 8)
         return self._copies[tar]
 
     @contextlib.contextmanager
@@ -132,20 +143,21 @@ class ShardCache:
 
     def _fetch(self, copy: _Copy) -> None:
         path = self._folder / copy.name
-        partial = self._folder / f"{path.stem}.{copy.size}.tar.partial"
-        sums = self._folder / f"{path.stem}.sums.partial"
-        self._make_room(copy, partial)
+        # Its name tells other processes what size to reckon with.
+        folder = self._folder / f"{path.stem}.{copy.size}{_PARTIAL}"
+        self._make_room(copy, folder)
         try:
-            self._remote.download(sums_path(copy.source), sums, lambda: None)
-            self._remote.download(copy.source, partial, lambda: _check(partial, sums))
-            os.replace(sums, sums_path(path))
-            os.replace(partial, path)
+            expected = self._remote.download(
+                sums_path(copy.source), folder, lambda sums: _check_sums(sums, copy.end)
+            )
+            tar = self._remote.download(copy.source, folder, lambda tar: _check(tar, expected))
+            os.replace(expected, sums_path(path))
+            os.replace(tar, path)
         finally:
-            partial.unlink(missing_ok=True)
-            sums.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _make_room(self, copy: _Copy, partial: Path) -> None:
-        """Wait until there is room for a copy, then take it by an empty file with its size."""
+    def _make_room(self, copy: _Copy, folder: Path) -> None:
+        """Wait until there is room for a copy, then take it by making ``folder``."""
         if copy.size > self._budget:
             raise DataError(
                 f"{copy.source}: its {copy.size / 1e9:.3g} GB do not fit into the cache of "
@@ -155,7 +167,7 @@ class ShardCache:
         def take() -> bool:
             with _locked(self._lock_path("room"), "another process that makes room in the cache"):
                 if self._evict(copy):
-                    partial.touch()
+                    folder.mkdir()
                     return True
                 return False
 
@@ -163,16 +175,18 @@ class ShardCache:
 
     def _evict(self, copy: _Copy) -> bool:
         """Remove what was opened longest ago until ``copy`` fits; False when too much is in use."""
-        files = [file for file in _files(self._folder) if file.owner != copy.name]
+        files = list(_files(self._folder))
         used = sum(file.size for file in files)
         for file in sorted(files, key=lambda file: file.date):
             if used + copy.size <= self._budget:
                 break
+            if file.owner == copy.name:
+                _remove(file.path)  # left by a process that was killed: the lock is held here
+                used -= file.size
+                continue
             with _lock(self._lock_path(file.owner)) as lock:
                 if lock.take():  # nobody fetches or opens it
-                    file.path.unlink(missing_ok=True)
-                    if not file.is_partial:
-                        Path(sums_path(file.path)).unlink(missing_ok=True)
+                    _remove(file.path)
                     used -= file.size
         return used + copy.size <= self._budget
 
@@ -182,7 +196,6 @@ class _File(NamedTuple):
     owner: str
     size: int
     date: float
-    is_partial: bool
 
 
 def _files(folder: Path) -> Iterator[_File]:
@@ -192,10 +205,30 @@ def _files(folder: Path) -> Iterator[_File]:
             status = path.stat()
             if path.suffix == ".tar":
                 size = status.st_size + status.st_size // 512
-                yield _File(path, path.name, size, status.st_mtime, False)
-            elif path.name.endswith(".tar.partial"):
-                owner, size_text = path.name.removesuffix(".tar.partial").rsplit(".", 1)
-                yield _File(path, f"{owner}.tar", int(size_text), status.st_mtime, True)
+                yield _File(path, path.name, size, status.st_mtime)
+            elif path.suffix == _PARTIAL:
+                stem, size_text = path.stem.rsplit(".", 1)
+                yield _File(path, f"{stem}.tar", int(size_text), status.st_mtime)
+
+
+def _remove(path: Path) -> None:
+    if path.suffix == _PARTIAL:
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    path.unlink(missing_ok=True)
+    Path(sums_path(path)).unlink(missing_ok=True)
+
+
+def end_of_audio(utterances: Utterances, tar: int) -> int:
+    """Return where the last utterance of a shard ends, in bytes."""
+    rows = utterances.tar == tar
+    return int((utterances.offset[rows] + utterances.size[rows]).max())
+
+
+def _check_sums(sums: Path, end: int) -> None:
+    length = sums.stat().st_size
+    if length < end // BLOCK * 8:
+        raise OSError(f"{length} of at least {end // BLOCK * 8} bytes came")
 
 
 def _check(tar: Path, sums: Path) -> None:

@@ -7,6 +7,8 @@ Whatever the protocol, a call runs in a thread of its own and is given up when n
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import queue
 import threading
 import time
@@ -83,38 +85,47 @@ class Remote:
 
         return self._tried(url, checked)
 
-    def read_all(self, url: str) -> bytes:
-        """Return the content of a small file."""
+    def read_all(self, url: str, least: int) -> bytes:
+        """Return the content of a small file, of at least ``least`` bytes."""
 
         def call() -> bytes:
             filesystem, path = self._located(url)
             return bytes(filesystem.cat_file(path))
 
-        return self._tried(url, lambda: _within(self._timeout, call, lambda: None))
+        def checked() -> bytes:
+            content = _within(self._timeout, call, lambda: None)
+            if len(content) < least:
+                raise OSError(f"{len(content)} of at least {least} bytes came")
+            return content
 
-    def download(self, source: str, target: Path, check: Callable[[], None]) -> None:
-        """Copy a file, from its begin to its end, to ``target``.
+        return self._tried(url, checked)
+
+    def download(self, source: str, folder: Path, check: Callable[[Path], None]) -> Path:
+        """Copy a file, from its begin to its end, into ``folder``; return the copy.
 
         Args:
             source: URL or path.
-            target: Local file; what it holds when this raises is of no use.
-            check: Raises an OSError when the file is not what it should be.
+            folder: For this download only: a try that was given up may write there until the
+                folder is removed.
+            check: Raises an OSError when the copy is not what it should be.
         """
+        numbers = itertools.count()
 
-        def size() -> int | None:
-            return target.stat().st_size if target.exists() else None
-
-        def call() -> None:
+        def call(target: Path) -> None:
             filesystem, path = self._located(source)
             filesystem.get_file(path, str(target))
 
-        def checked() -> None:
-            # A thread that was given up may still write: into a file that nobody sees.
-            target.unlink(missing_ok=True)
-            _within(self._timeout, call, size)
-            check()
+        def checked() -> Path:
+            target = folder / f"{os.path.basename(source)}.{next(numbers)}"
+            try:
+                _within(self._timeout, lambda: call(target), lambda: _size(target))
+                check(target)
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+            return target
 
-        self._tried(source, checked)
+        return self._tried(source, checked)
 
     def _located(self, url: str) -> tuple[Any, str]:
         """Return the file system of a URL, which fsspec keeps for the next call, and the path."""
@@ -162,6 +173,10 @@ def _reason(url: str, error: Exception) -> str:
         mend = _INSTALL.get(protocol, "install what fsspec needs for this protocol")
         return f"reading {protocol}:// needs a package that is not there: {mend}"
     return str(error) or type(error).__name__
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 def _within(seconds: float, call: Callable[[], Result], state: Callable[[], object]) -> Result:

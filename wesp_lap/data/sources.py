@@ -54,7 +54,7 @@ class LocalShard:
         stop = (end + BLOCK - 1) & -BLOCK
         content = _read_at(self._tar, stop - first, first)
         if len(content) < end - first:
-            raise _cut_short(self._name, first + len(content), end, self._mend)
+            raise _cut_short(self._name, self._tar, end, self._mend)
         # 8 bytes for each block of 4096.
         sums = os.pread(self._sums, (stop - first) >> 9, first >> 9)
         if block_sums(content).tobytes() != sums:
@@ -86,7 +86,7 @@ class LocalFile:
         """See Source."""
         content = _read_at(self._file, end - begin, begin)
         if len(content) < end - begin:
-            raise _cut_short(self._name, begin + len(content), end, "replace it")
+            raise _cut_short(self._name, self._file, end, "replace it")
         return content, 0
 
     def close(self) -> None:
@@ -95,13 +95,19 @@ class LocalFile:
 
 
 class UrlShard:
-    """A tar behind a URL of which only what is needed is read."""
+    """A tar behind a URL of which only what is needed is read.
 
-    def __init__(self, tar: str, remote: Remote) -> None:
+    Args:
+        tar: The URL.
+        end: Where its last utterance ends.
+        remote: How to read it.
+    """
+
+    def __init__(self, tar: str, end: int, remote: Remote) -> None:
         self._name = tar
         self._remote = remote
         # 1/512 of the tar: one request for it is quicker than one for each crop.
-        self._sums = remote.read_all(sums_path(tar))
+        self._sums = remote.read_all(sums_path(tar), end // BLOCK * 8)
 
     def read(self, begin: int, end: int) -> tuple[bytes, int]:
         """See Source."""
@@ -149,7 +155,8 @@ def _read_at(file: int, count: int, position: int) -> bytes:
     return content
 
 
-def _cut_short(name: str, length: int, end: int, mend: str) -> DataError:
+def _cut_short(name: str, file: int, end: int, mend: str) -> DataError:
+    length = os.fstat(file).st_size
     return DataError(f"{name}: cut short: {length} of at least {end} bytes; {mend}")
 
 
