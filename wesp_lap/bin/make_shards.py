@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from wesp_lap.cli import run_command
+from wesp_lap.data.counts import format_counts
 from wesp_lap.data.shards import make_shards
 
 
@@ -20,6 +21,9 @@ def main(
     seed: int = 42,
     nj: int = 0,
     max_bad: int = 0,
+    vad: bool | str = False,
+    allow_pipe: bool = False,
+    check: Literal["full", "headers"] = "full",
 ) -> None:
     """Pack a data directory into tars; a run that was stopped continues.
 
@@ -34,6 +38,9 @@ def main(
         seed: Seed of the order of utterances.
         nj: Processes; 0 means one per core.
         max_bad: Number of unusable utterances that may be left out.
+        vad: Cut out the speech and join it: the data directory's own vad, or a file.
+        allow_pipe: Run the commands in wav.scp, each once, without a shell.
+        check: Decode all files that are kept as they are, or believe the headers of FLAC and Ogg.
     """
     counts = make_shards(
         data,
@@ -46,11 +53,11 @@ def main(
         seed,
         nj or len(os.sched_getaffinity(0)),
         max_bad,
+        vad,
+        allow_pipe,
+        check,
     )
-    print(
-        f"{list}: {counts['shards']} shards, {counts['utterances']} utterances, "
-        f"{counts['speakers']} speakers, {counts['seconds'] / 3600:.2f} h"
-    )
+    print(format_counts(list, counts))
 
 
 if __name__ == "__main__":

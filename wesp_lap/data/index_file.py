@@ -18,6 +18,8 @@ from wesp_lap.errors import DataError, problem_list
 from wesp_lap.files import PathLike, atomic_write
 
 BLOCK = 4096
+# Digest of a shard that lacks utterances which could not be used: the next run tries again.
+INCOMPLETE = "incomplete"
 HEADER = "# wesp_lap shard index"
 COLUMNS = "key speaker offset size samples crc32 rate pcm"
 _WIDTH = len(COLUMNS.split())
@@ -106,6 +108,12 @@ def write_index_file(path: PathLike, digest: str, entries: Sequence[Entry]) -> N
         )
 
 
+def write_sums(tar: PathLike, sums: np.ndarray) -> None:
+    """Write the block sums of ``tar``."""
+    with atomic_write(sums_path(tar), "wb") as stream:
+        stream.write(sums.astype("<u8").tobytes())
+
+
 def index_digest(tar: PathLike) -> str:
     """Return the digest a shard's index was written with; empty when there is no whole shard."""
     if not all(map(os.path.isfile, (tar, index_path(tar), sums_path(tar)))):
@@ -169,7 +177,8 @@ def parse_files(tar: str, files: Files) -> Columns:
         said = f"{files.tar_bytes} of {least} bytes"
         raise DataError(f"{tar}: cut short: {said}; copy or make it again")
     name = os.path.basename(tar)
-    if files.tar_bytes > least + 20 * 512:
+    whole = header_digest(files.content.partition(b"\n")[0].decode(errors="replace")) != INCOMPLETE
+    if whole and files.tar_bytes > least + 20 * 512:
         raise DataError(f"{index_path(tar)}: cut short: it ends before {name} does")
     if files.sums_bytes != 8 * -(-files.tar_bytes // BLOCK):
         raise DataError(f"{sums_path(tar)}: not as long as {name} needs")

@@ -15,8 +15,11 @@ from typing import NamedTuple
 from wesp_lap.data.index_file import Columns, header_digest, index_path, parse_index
 from wesp_lap.data.shard_list import locate
 from wesp_lap.errors import DataError, raise_problems
-from wesp_lap.files import PathLike
+from wesp_lap.files import PathLike, atomic_write
+from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.kaldi.pipes import is_pipe
+from wesp_lap.kaldi.vad import read_vad
+from wesp_lap.log import get_logger
 
 _MEND = "python -m wesp_lap.bin.index_shards --list"
 
@@ -107,3 +110,61 @@ def _item(line: bytes, folder: str) -> RawItem:
             "--vad"
         )
     return RawItem(key, speaker, locate(wav, folder))
+
+
+def make_raw_list(data: PathLike, path: PathLike, vad: bool | PathLike = False) -> bool:
+    """Write the raw.list of a data directory, as WeSpeaker's make_raw_list.py does.
+
+    Args:
+        data: Data directory without segments.
+        path: List to write.
+        vad: Name the speech pieces of the utterances: True for the directory's own ``vad``, or a
+            file. Utterances without any are left out.
+
+    Returns:
+        True when training here can use the list: without speech pieces and without commands.
+
+    Raises:
+        DataError: the directory has segments, files are missing, or there is no ``vad``.
+    """
+    source = DataDir.load(data)
+    if source.segments:
+        raise DataError(f"{data}: a raw.list cannot hold segments; make_shards cuts them out")
+    pieces = speech_pieces(source, vad)
+    lines, problems, plain = [], [], not pieces
+    for key, speaker in source.utt2spk.items():
+        if pieces and key not in pieces:
+            continue
+        entry = source.wav[key]
+        plain = plain and not is_pipe(entry)
+        try:
+            wav = entry if is_pipe(entry) else str(source.resolve(key))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        item: dict[str, object] = {"key": key, "spk": speaker, "wav": wav}
+        if pieces:
+            item["vad"] = [[str(start), str(end)] for start, end in pieces[key]]
+        lines.append(json.dumps(item, ensure_ascii=False) + "\n")
+    raise_problems(f"{data}: files that are not there", problems)
+    if not lines:
+        raise DataError(f"{data}: no utterance has speech pieces")
+    if len(lines) < len(source.utt2spk):
+        left = len(source.utt2spk) - len(lines)
+        get_logger().warning("%d utterances without speech pieces are left out", left)
+    with atomic_write(path) as stream:
+        stream.writelines(lines)
+    return plain
+
+
+def speech_pieces(data: DataDir, vad: bool | PathLike) -> dict[str, list[tuple[float, float]]]:
+    """Return the speech pieces of a data directory: its own, those of a file, or none.
+
+    Raises:
+        DataError: they are asked for and not there.
+    """
+    if vad is True and not data.vad:
+        raise DataError(f"{data.path / 'vad'}: no such file; --vad FILE names one elsewhere")
+    if not vad and data.vad:
+        get_logger().info("%s is there but not used; --vad cuts speech by it", data.path / "vad")
+    return data.vad if vad is True else read_vad(vad) if vad else {}

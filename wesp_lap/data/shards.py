@@ -1,4 +1,4 @@
-"""Pack a data directory into tars that WeSpeaker reads too, each with an index beside it.
+"""Pack a data directory into tars that WeSpeaker reads too, each with an index and sums beside it.
 
 Each utterance is two members, ``KEY.spk`` (the speaker's name) and ``KEY.SUFFIX`` (the audio).
 """
@@ -7,53 +7,59 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import multiprocessing
+import os
+import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-from wesp_lap.audio.io import decode, encode, probe
-from wesp_lap.data.index_file import Entry, index_digest, read_index, sums_path, write_index
+from wesp_lap.data.counts import ShardCounts, count, sum_counts, write_counts
+from wesp_lap.data.index_file import (
+    INCOMPLETE,
+    Entry,
+    index_digest,
+    index_path,
+    parse_files,
+    read_files,
+    write_index,
+    write_sums,
+)
+from wesp_lap.data.packing import AudioFormat, Check, Packing, Source, pack
+from wesp_lap.data.processes import in_processes
+from wesp_lap.data.raw_list import speech_pieces
 from wesp_lap.data.tars import TarWriter
-from wesp_lap.data.utterance import load_utterance
-from wesp_lap.data.wav import parse_plain_wav
-from wesp_lap.errors import DataError, WespError, problem_list
-from wesp_lap.files import PathLike, atomic_write, write_json
-from wesp_lap.kaldi.datadir import DataDir, Segment
-from wesp_lap.log import get_logger, progress
+from wesp_lap.errors import DataError
+from wesp_lap.files import PathLike, atomic_write
+from wesp_lap.kaldi.datadir import DataDir
+from wesp_lap.kaldi.pipes import is_pipe, run_pipe
+from wesp_lap.log import progress
 from wesp_lap.seeding import generator
 
-AudioFormat = Literal["keep", "flac", "wav"]
-# What stays as it is: suffixes by which readers of the tars know how to decode a member.
-_KEPT_SUFFIXES = frozenset({"wav", "flac", "ogg", "opus", "mp3"})
+# Part of every shard's digest: shards of another layout are made again.
+_LAYOUT = "shards 2"
 
 
 @dataclass(frozen=True)
-class _Source:
-    key: str
-    speaker: str
-    path: Path
-    segment: Segment | None
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class _Job:
-    tar: Path
-    sources: list[_Source]
-    audio_format: AudioFormat
-    sample_rate: int
+class _Shard:
+    tar: str
+    sources: list[Source]
+    packing: Packing
+    spooled: Mapping[str, Source] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Digest of what goes into the shard: a shard with an equal one need not be made again."""
-        state = hashlib.sha256(f"{self.audio_format} {self.sample_rate}".encode())
+        """Digest of what goes into the shard: one with an equal digest need not be made again.
+
+        The output of commands (``spooled``) is not known before they run: their text counts.
+        """
+        state = hashlib.sha256(repr((_LAYOUT, self.packing)).encode())
         for source in self.sources:
-            status = source.path.stat() if source.path.is_file() else None
-            stamp = (status.st_size, status.st_mtime_ns) if status else None
+            stamp = None
+            if source.path:
+                with contextlib.suppress(OSError):
+                    status = os.stat(source.path)
+                    stamp = (status.st_size, status.st_mtime_ns)
             state.update(repr((source, stamp)).encode())
         return state.hexdigest()
 
@@ -69,146 +75,139 @@ def make_shards(
     seed: int = 42,
     jobs: int = 1,
     max_bad: int = 0,
+    vad: bool | PathLike = False,
+    allow_pipe: bool = False,
+    check: Check = "full",
 ) -> dict[str, float]:
     """Pack ``data`` into ``out``/PREFIX_NNNNNNNNN.tar and write the list of tars.
 
     Shards that are already there and were made from the same input are kept, so that a run that
     was stopped continues.
 
+    Args:
+        data: Data directory.
+        out: Directory for the shards.
+        shard_list: File to write; counts go into a .json beside it.
+        utterances_per_shard: Utterances in one tar.
+        prefix: First part of the tars' names.
+        audio_format: "keep" the bytes of files that are mono and of the right rate, or re-encode.
+        sample_rate: Of all shards, in Hz.
+        seed: Of the order of utterances.
+        jobs: Processes.
+        max_bad: Utterances that may be left out.
+        vad: Cut out speech and join it: True for the data directory's own ``vad``, or a file.
+        allow_pipe: Run commands in wav.scp, each once.
+        check: "full" decodes everything, "headers" believes what kept files say of themselves.
+
     Returns:
-        Counts: shards, utterances, speakers, seconds, bad.
+        Counts: shards, utterances, speakers, seconds, bad, bytes.
 
     Raises:
         DataError: more than ``max_bad`` utterances cannot be packed; all of them are named.
     """
-    plan = _plan(data, Path(out), utterances_per_shard, prefix, audio_format, sample_rate, seed)
-    done, bad = [], []
-    for entries, faults in progress(_packed(plan, jobs), "shards", len(plan), "shard"):
-        done += entries
-        bad += faults
-    if len(bad) > max_bad:
-        mend = f"Mend or remove them, or allow them with --max_bad {len(bad)}."
-        raise DataError(problem_list(f"{data}: utterances that cannot be packed", bad, mend))
-    if bad:
-        get_logger().warning("%s", problem_list(f"{data}: left out", bad))
-    if not done:
-        raise DataError(f"{data}: no utterance could be packed")
+    if utterances_per_shard < 1:
+        raise DataError(f"--utterances_per_shard must be at least 1, got {utterances_per_shard}")
+    sources = _sources(DataDir.load(data), vad, allow_pipe)
+    order = generator(seed).permutation(len(sources))
+    packing = Packing(audio_format, sample_rate, check)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    plan = [
+        _Shard(
+            str(Path(out) / f"{prefix}_{number:09d}.tar"),
+            [sources[i] for i in order[first : first + utterances_per_shard]],
+            packing,
+        )
+        for number, first in enumerate(range(0, len(sources), utterances_per_shard))
+    ]
+    with _shared_pipes_run(plan, Path(out), jobs) as ready:
+        made = list(progress(in_processes(_make, ready, jobs), "shards", len(plan), "shard"))
+    counts = sum_counts(data, made, max_bad, "utterances that cannot be packed")
     with atomic_write(shard_list) as stream:
-        stream.writelines(f"{job.tar}\n" for job in plan)
-    counts = {
-        "shards": len(plan),
-        "utterances": len(done),
-        "speakers": len({entry.speaker for entry in done}),
-        "seconds": round(sum(entry.samples for entry in done) / sample_rate, 3),
-        "bad": len(bad),
-    }
-    write_json(Path(shard_list).with_suffix(".json"), counts)
+        stream.writelines(f"{shard.tar}\n" for shard in plan)
+    write_counts(shard_list, counts)
     return counts
 
 
-def _plan(
-    data: PathLike,
-    out: Path,
-    per_shard: int,
-    prefix: str,
-    audio_format: AudioFormat,
-    sample_rate: int,
-    seed: int,
-) -> list[_Job]:
-    if per_shard < 1:
-        raise DataError(f"--utterances_per_shard must be at least 1, got {per_shard}")
-    source = DataDir.load(data)
-    keys = source.utterances
-    order = generator(seed).permutation(len(keys))
-    sources = [_source(source, keys[i]) for i in order]
-    out.mkdir(parents=True, exist_ok=True)
+def _sources(data: DataDir, vad: bool | PathLike, allow_pipe: bool) -> list[Source]:
+    pieces = speech_pieces(data, vad)
+    cut = {key: tuple(spans) for key, spans in pieces.items()}
     return [
-        _Job(
-            out / f"{prefix}_{number:09d}.tar",
-            sources[first : first + per_shard],
-            audio_format,
-            sample_rate,
-        )
-        for number, first in enumerate(range(0, len(sources), per_shard))
+        replace(_source(data, key, allow_pipe), pieces=cut.get(key, ())) for key in data.utterances
     ]
 
 
-def _source(data: DataDir, key: str) -> _Source:
+def _source(data: DataDir, key: str, allow_pipe: bool) -> Source:
+    speaker, segment = data.utt2spk[key], data.segments.get(key)
+    entry = data.wav.get(data.recording(key), "")
+    if allow_pipe and is_pipe(entry):
+        return Source(key, speaker, pipe=entry, segment=segment)
     try:
-        return _Source(key, data.utt2spk[key], data.resolve(key), data.segments.get(key))
+        return Source(key, speaker, str(data.resolve(key)), segment=segment)
     except DataError as error:  # reported together with the others
-        return _Source(key, data.utt2spk[key], Path(), None, str(error))
+        hint = "; or run it here: --allow_pipe" if is_pipe(entry) else ""
+        return Source(key, speaker, problem=f"{error}{hint}")
 
 
-def _packed(plan: Sequence[_Job], jobs: int) -> Iterator[tuple[list[Entry], list[str]]]:
-    """Make the shards here or in ``jobs`` processes, in the order of the plan."""
-    if jobs <= 1 or len(plan) == 1:
-        yield from map(_pack, plan)
+@contextlib.contextmanager
+def _shared_pipes_run(plan: Sequence[_Shard], out: Path, jobs: int) -> Iterator[Sequence[_Shard]]:
+    """Run the commands whose output several utterances share, once, for shards yet to be made.
+
+    What they write stays in ``out`` until the shards are made; the command of a single utterance
+    runs when that is packed.
+    """
+    shared = [shard for shard in plan if any(s.pipe and s.segment for s in shard.sources)]
+    todo = [shard for shard in shared if not _is_made(shard)]
+    pipes = dict.fromkeys(s.pipe for shard in todo for s in shard.sources if s.pipe and s.segment)
+    if not pipes:
+        yield plan
         return
-    # Spawned, since a forked process may hang in libraries that had threads.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_pack, plan)
-        except BrokenProcessPool as error:
-            raise WespError(
-                "a packing process was killed, often for want of memory; run the same command "
-                "again, with a smaller --nj: finished shards are kept"
-            ) from error
+    with tempfile.TemporaryDirectory(prefix=".pipes-", dir=out) as folder:
+        files = [str(Path(folder) / f"{number}.wav") for number in range(len(pipes))]
+        with ThreadPoolExecutor(max(jobs, 1)) as pool:
+            spooled = dict(zip(pipes, pool.map(_spool, pipes, files), strict=True))
+        yield [replace(shard, spooled=spooled) for shard in plan]
 
 
-def _pack(job: _Job) -> tuple[list[Entry], list[str]]:
-    """Make one shard; return its index and what could not be packed."""
-    digest = job.digest()
-    if index_digest(job.tar) == digest:
+def _spool(pipe: str, target: str) -> Source:
+    """Run a command; return a source that has its output as ``path``, or the ``problem``."""
+    try:
+        run_pipe(pipe, target)
+        return Source("", "", target)
+    except DataError as error:
+        return Source("", "", problem=str(error))
+
+
+def _is_made(shard: _Shard) -> bool:
+    return index_digest(shard.tar) == shard.digest()
+
+
+def _make(shard: _Shard) -> ShardCounts:
+    """Make one shard, unless it is there, and count what is in it."""
+    digest = shard.digest()
+    if index_digest(shard.tar) == digest:
         with contextlib.suppress(DataError):  # damaged since: made again
-            return read_index(job.tar), []
+            return count(shard.tar, parse_files(shard.tar, read_files(shard.tar)))
+    # Without its index a shard is not whole: none may stand beside a tar that it does not fit.
+    Path(index_path(shard.tar)).unlink(missing_ok=True)
     entries: list[Entry] = []
     bad: list[str] = []
-    with atomic_write(job.tar, "wb") as stream:
+    with atomic_write(shard.tar, "wb") as stream:
         tar = TarWriter(stream)
-        for source in job.sources:
+        for source in shard.sources:
             try:
-                audio, suffix, samples = _audio(source, job)
+                if source.pipe in shard.spooled:
+                    found = shard.spooled[source.pipe]
+                    source = replace(source, path=found.path, problem=found.problem)
+                audio = pack(source, shard.packing)
             except DataError as error:
                 bad.append(f"{source.key}: {error}")
                 continue
             tar.add(f"{source.key}.spk", source.speaker.encode())
-            offset = tar.add(f"{source.key}.{suffix}", audio)
-            crc = zlib.crc32(audio)
-            wav = parse_plain_wav(audio, len(audio))
-            pcm = wav.start if wav else -1
-            entries.append(
-                Entry(
-                    source.key,
-                    source.speaker,
-                    offset,
-                    len(audio),
-                    samples,
-                    crc,
-                    job.sample_rate,
-                    pcm,
-                )
-            )
+            content = audio.content
+            place = tar.add(f"{source.key}.{audio.suffix}", content)
+            numbers = (place, len(content), audio.samples, zlib.crc32(content))
+            entries.append(Entry(source.key, source.speaker, *numbers, audio.rate, audio.pcm))
         sums = tar.close()
-    with atomic_write(sums_path(job.tar), "wb") as stream:
-        stream.write(sums.astype("<u8").tobytes())
-    # A shard with faults is not marked as finished: the next run tries it again.
-    write_index(job.tar, "incomplete" if bad else digest, entries)
-    return entries, bad
-
-
-def _audio(source: _Source, job: _Job) -> tuple[bytes, str, int]:
-    """Return the encoded audio of an utterance, its suffix, and its number of samples."""
-    if source.problem:
-        raise DataError(source.problem)
-    suffix = source.path.suffix.lower().lstrip(".")
-    if source.segment is None and suffix in _KEPT_SUFFIXES:
-        info = probe(source.path)
-        same = job.audio_format in ("keep", suffix) and info.sample_rate == job.sample_rate
-        if same and info.channels == 1:
-            decode(source.path)  # a damaged file must be met here, not in the middle of training
-            return source.path.read_bytes(), suffix, info.samples
-    wave = load_utterance(source.path, source.segment, job.sample_rate)
-    kept = "wav" if suffix == "wav" else "flac"
-    target = kept if job.audio_format == "keep" else job.audio_format
-    return encode(wave, job.sample_rate, target), target, len(wave)
+    write_sums(shard.tar, sums)
+    write_index(shard.tar, INCOMPLETE if bad else digest, entries)
+    return count(shard.tar, parse_files(shard.tar, read_files(shard.tar)), bad)

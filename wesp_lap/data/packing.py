@@ -1,0 +1,191 @@
+"""The audio of one utterance as it goes into a shard: checked, cut, resampled, encoded.
+
+A file is read once. What already is what the shard wants keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import soundfile
+
+from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.io import decode, probe
+from wesp_lap.data.tars import AUDIO_SUFFIXES
+from wesp_lap.data.utterance import load_utterance
+from wesp_lap.data.wav import lacks_length, parse_plain_wav, plain_wav, to_float32, to_int16
+from wesp_lap.errors import DataError
+from wesp_lap.kaldi.datadir import Segment
+from wesp_lap.kaldi.pipes import run_pipe
+
+AudioFormat = Literal["keep", "flac", "wav"]
+Check = Literal["full", "headers"]
+# Headers that promise more samples were written to a pipe by an encoder that did not know.
+_LONGEST = 2**40
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What the audio of a shard must be; see make_shards."""
+
+    audio_format: AudioFormat = "keep"
+    sample_rate: int = 16000
+    check: Check = "full"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an utterance comes from.
+
+    Args:
+        key: Utterance.
+        speaker: Speaker.
+        path: Audio file; empty with a ``problem``, or a ``pipe`` that was not run yet.
+        pipe: Command whose output is the audio.
+        segment: The part of the recording that is the utterance.
+        pieces: The (start, end) in seconds of the speech in the utterance, which is cut out.
+        problem: Why there is no audio.
+    """
+
+    key: str
+    speaker: str
+    path: str = ""
+    pipe: str = ""
+    segment: Segment | None = None
+    pieces: Sequence[tuple[float, float]] = ()
+    problem: str = ""
+
+
+class Packed(NamedTuple):
+    """The encoded audio of an utterance, and the columns of its index that describe it."""
+
+    content: bytes
+    suffix: str
+    samples: int
+    rate: int
+    pcm: int
+
+
+def pack(source: Source, packing: Packing) -> Packed:
+    """Return an utterance's audio as a shard holds it.
+
+    Raises:
+        DataError: it cannot be read, is not mono, is damaged, or a command failed.
+    """
+    if source.problem:
+        raise DataError(source.problem)
+    if source.path:
+        return _pack_file(source, source.path, packing)
+    with tempfile.TemporaryDirectory(prefix="wesp_lap-") as folder:
+        target = Path(folder) / "pipe.wav"
+        run_pipe(source.pipe, target)
+        return _pack_file(source, str(target), packing)
+
+
+def _pack_file(source: Source, path: str, packing: Packing) -> Packed:
+    suffix = Path(path).suffix.lower().lstrip(".")
+    label = source.pipe or path
+    if source.segment is not None or needs_ffmpeg(path):
+        wave = load_utterance(Path(path), source.segment, packing.sample_rate)
+        return _encoded(_cut(wave, source, packing.sample_rate), suffix, packing)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if suffix in AUDIO_SUFFIXES and packing.audio_format in ("keep", suffix) and not source.pieces:
+        packed = describe(content, suffix, packing.check, label)
+        named_rightly = suffix != "wav" or (content[:4] == b"RIFF" and not lacks_length(content))
+        if packed.rate == packing.sample_rate and named_rightly:
+            return packed
+    wave, rate = _samples(content, label)
+    wave = _cut(wave, source, rate)
+    if rate != packing.sample_rate:
+        # Imported here: it needs torch, which packing at the right rate does not.
+        from wesp_lap.audio.resample import resample
+
+        wave = resample(to_float32(wave), rate, packing.sample_rate)
+    return _encoded(wave, suffix, packing)
+
+
+def describe(content: bytes, suffix: str, check: Check, label: str) -> Packed:
+    """Find rate and length of encoded audio and check it.
+
+    Args:
+        content: The bytes of an audio file.
+        suffix: Its suffix, which says how it is encoded.
+        check: "full" proves that everything can be decoded; "headers" believes the header of
+            FLAC and Ogg. Of a plain WAV header and length are all that can be checked.
+        label: What to call it in messages.
+
+    Raises:
+        DataError: not readable, not mono, or damaged.
+    """
+    plain = parse_plain_wav(content, len(content)) if suffix == "wav" else None
+    if plain is not None:
+        return Packed(content, suffix, plain.samples, plain.rate, plain.start)
+    info = probe(content, label)
+    known = 0 < info.samples < _LONGEST and suffix != "mp3"
+    if check == "headers" and known and info.channels == 1 and content[:4] != b"RIFF":
+        return Packed(content, suffix, info.samples, info.sample_rate, -1)
+    wave, rate = _samples(content, label)
+    return Packed(content, suffix, len(wave), rate, -1)
+
+
+def _samples(content: bytes, label: str) -> tuple[np.ndarray, int]:
+    """Decode mono audio: int16 where that is all there is, else float32; and its rate."""
+    plain = parse_plain_wav(content, len(content))
+    if plain is not None:
+        wave = np.frombuffer(content, "<i2", plain.samples, plain.start)
+        return wave.astype(np.int16, copy=False), plain.rate
+    if content[:4] == b"fLaC":
+        found = _flac_samples(content, label)
+        if found is not None:
+            return found
+    return decode(content, name=label)
+
+
+def _flac_samples(content: bytes, label: str) -> tuple[np.ndarray, int] | None:
+    """Decode mono 16-bit FLAC; None for others and damaged ones, for which decode has words."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as stream:
+            if stream.channels != 1 or stream.subtype != "PCM_16":
+                return None
+            if stream.frames >= _LONGEST:
+                raise DataError(
+                    f"{label}: its header does not say how long it is, so that no part of it can "
+                    "be found; encode it again: ffmpeg -i IN -c:a flac OUT.flac"
+                )
+            wave = stream.read(dtype="int16")
+            return (wave, stream.samplerate) if len(wave) == stream.frames > 0 else None
+    except (soundfile.LibsndfileError, RuntimeError, ValueError):
+        return None
+
+
+def _cut(wave: np.ndarray, source: Source, rate: int) -> np.ndarray:
+    """Join the speech pieces of an utterance; the places are rounded down as WeSpeaker does."""
+    if not source.pieces:
+        return wave
+    parts = [wave[int(start * rate) : int(end * rate)] for start, end in source.pieces]
+    joined = np.concatenate(parts)
+    if not len(joined):
+        raise DataError("its speech pieces (vad) lie beyond its end")
+    return joined
+
+
+def _encoded(wave: np.ndarray, suffix: str, packing: Packing) -> Packed:
+    target = packing.audio_format
+    if target == "keep":
+        target = "wav" if suffix == "wav" else "flac"
+    samples, rate = to_int16(wave), packing.sample_rate
+    if target == "wav":
+        content = plain_wav(samples, rate)
+        return Packed(content, target, len(samples), rate, len(content) - 2 * len(samples))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
+    return Packed(buffer.getvalue(), target, len(samples), rate, -1)
