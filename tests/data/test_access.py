@@ -154,10 +154,28 @@ def test_what_is_missing_or_cut_short_is_named(tmp_path):
     assert "damaged" in error_of(CropReader(utterances), 0, 59900, 100)
     sums.unlink()
     message = error_of(CropReader(utterances))
-    assert f"'a': {sums}: No such file or directory; python -m wesp_lap.bin.index_sh" in message
+    assert f"'a': {sums}: not found; python -m wesp_lap.bin.index_sh" in message
     tar.unlink()
     message = error_of(CropReader(utterances))
-    assert f"'a': {tar}: No such file or directory; make it again, or mend the list" in message
+    assert f"'a': {tar}: not found; make it again, or mend the list" in message
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (13, "Permission denied; allow yourself to read it"),
+        (24, "Too many open files; allow more open files: ulimit -n"),
+        (116, "Stale file handle; is the disk or the network down?"),
+    ],
+)
+def test_what_cannot_be_opened_is_named(tmp_path, monkeypatch, number, mend):
+    utterances = make_list(tmp_path, {"0.tar": {"a.wav": encoded(SPEECH, "wav")}})
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    assert error_of(CropReader(utterances)) == f"utterance 'a': {tmp_path / '0.tar'}: {mend}"
 
 
 def test_only_the_crop_is_read_of_pcm(tmp_path, monkeypatch):

@@ -288,7 +288,7 @@ def _wait(attempt: Callable[[], bool], what: str) -> None:
     pause, said = _POLL_SECONDS, time.monotonic()
     while not attempt():
         time.sleep(pause)
-        pause = min(2 * pause, 0.5)
+        pause = min(2 * pause, 0.1)
         if time.monotonic() - said >= _SAY_SECONDS:
             said = time.monotonic()
             get_logger().warning("still waiting for %s", what)

@@ -6,6 +6,7 @@ shard is an error and not noise to learn from.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Protocol
 
@@ -14,6 +15,11 @@ from wesp_lap.data.remote import Remote
 from wesp_lap.errors import DataError
 
 _CHECK = "python -m wesp_lap.bin.check_shards --list FILE finds all damage; make it again"
+_MENDS = {
+    errno.EACCES: "allow yourself to read it",
+    errno.EMFILE: "allow more open files: ulimit -n",
+    errno.ENFILE: "close other programs: the machine has no more open files",
+}
 
 
 class Source(Protocol):
@@ -137,10 +143,13 @@ class UrlFile:
         """See Source; there is nothing to close."""
 
 
-def _opened(path: str, mend: str) -> int:
+def _opened(path: str, mend_missing: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; {mend_missing}") from error
     except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "is the disk or the network down?")
         raise DataError(f"{path}: {error.strerror}; {mend}") from error
 
 
