@@ -1,266 +1,276 @@
-"""Augmentation against its description: what is drawn, how often, how loud, how long, and where."""
+"""What augmentation draws: how often, how loud, how long, and where."""
 
+import pickle
+
+import augment_reference as reference
 import numpy as np
 import pytest
+import torch
+from augment_reference import Source
 
-from wesp_lap.audio.augment import (
-    SPEED_FACTORS,
-    AugmentSettings,
-    augment,
-    change_speed,
-    draw_speed,
-    fit_length,
-    noise_gain,
-    reverberate,
-)
+from wesp_lap.audio.augment import DRAWS, Augmenter, AugmentSettings
+from wesp_lap.audio.augment_sets import SETS
 
-RATE = 16000
+SAMPLES = 1000
 SNR = {"noise": (0, 15), "music": (5, 15), "speech": (13, 20)}
 # Quantiles of chi-square by degrees of freedom: 1 in 10,000 correct samplers would be refused.
-CRITICAL = {2: 18.42, 3: 21.11, 4: 23.51, 5: 25.74}
+CRITICAL = {1: 15.14, 2: 18.42, 3: 21.11, 4: 23.51, 5: 25.74, 9: 33.72}
 
 
-def assert_shares(counts, shares):
+def assert_shares(counts, shares=None):
     """Check counts of draws against their probabilities (Pearson's chi-square)."""
     counts = np.asarray(counts)
-    expected = np.asarray(shares) * counts.sum()
+    shares = np.full(len(counts), 1 / len(counts)) if shares is None else np.asarray(shares)
+    expected = shares * counts.sum()
     assert ((counts - expected) ** 2 / expected).sum() < CRITICAL[len(counts) - 1], counts
 
 
-class Source:
-    """Gives what ``make(category, number of the draw)`` makes and remembers what was asked for."""
-
-    def __init__(self, make):
-        self.make = make
-        self.drawn = []
-
-    def draw(self, category, rng):
-        self.drawn.append(category)
-        return self.make(category, len(self.drawn) - 1)
+def assert_uniform(values, low, high):
+    assert low <= values.min() and values.max() <= high
+    assert_shares(np.histogram(values, 10, (low, high))[0])
 
 
-def kind_of(drawn):
-    """Name the distortion that draws these categories."""
-    names = tuple(dict.fromkeys(drawn))
-    return {
-        (): "clean",
-        ("rir",): "reverberation",
-        ("noise",): "noise",
-        ("music",): "music",
-        ("speech",): "babble",
-        ("speech", "music"): "television",
-    }[names]
+class Levels(Source):
+    """Every recording of a category holds one value, so that a noise tells where it comes from."""
+
+    values = {"noise": 100, "music": 200, "speech": 300}  # noqa: RUF012 - a constant
+
+    def __init__(self):
+        super().__init__()
+        for category, value in self.values.items():
+            for first, length, _ in self.tables[category]:
+                self.samples[first : first + length] = value
 
 
-def calls(wave, make, wanted, count, seed=0):
-    """Yield the results of ``count`` calls of augment that make a ``wanted`` distortion."""
-    rng = np.random.default_rng(seed)
-    while count:
-        source = Source(make)
-        result = augment(wave, source, 1.0, rng)
-        if kind_of(source.drawn) == wanted:
-            count -= 1
-            yield result, source.drawn
+def gathered(name, rows=6000, seed=1, source=None, **columns):
+    """Return draws, and by row what was gathered: response length or the list of noises."""
+    u = np.random.default_rng(seed).random((rows, DRAWS))
+    for column, value in columns.items():
+        u[:, getattr(reference, column)] = value
+    make = Augmenter(AugmentSettings(set=name, noise_prob=1.0), source or Levels())
+    noises = make.gather(u, SAMPLES)
+    found = [[] for _ in range(rows)]
+    for group in noises.responses:
+        for row in group.rows.tolist():
+            found[row].append(("rir",))
+    names = {value: category for category, value in Levels.values.items()}
+    for order, part in enumerate(noises.additive):
+        columns = (part.rows, part.lengths, part.levels, part.samples)
+        for row, length, level, samples in zip(*(c.numpy() for c in columns), strict=True):
+            start = int(np.flatnonzero(samples)[0])
+            assert np.count_nonzero(samples) == length
+            snr = -20 * np.log10(level)
+            found[row].append((names[samples[start]], int(length), start, float(snr), order))
+    return u, found
 
 
-def test_speed_is_drawn_60_20_20():
-    rng = np.random.default_rng(0)
-    draws = [draw_speed(rng) for _ in range(10000)]
-    assert_shares(np.bincount(draws), (0.6, 0.2, 0.2))
+def same(one, other):
+    """Compare all tensors of two Noises."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return len(one) == len(other) and all(map(same, one, other))
 
 
-def test_speed_labels_of_speaker_7_of_5994():
-    classes = {factor: 7 + 5994 * index for index, factor in enumerate(SPEED_FACTORS)}
-    assert classes == {1.0: 7, 0.9: 6001, 1.1: 11995}
+def kind_of(noises):
+    names = [noise[0] for noise in noises]
+    return "+".join(dict.fromkeys(names)) or "clean"
 
 
-def test_two_seconds_at_speed_09_last_2222_and_sound_lower():
-    time = np.arange(2 * RATE) / RATE
-    tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
-    for factor, seconds in ((0.9, 2.222), (1.1, 1.818)):
-        changed = change_speed(tone, factor)
-        assert len(changed) / RATE == pytest.approx(seconds, abs=5e-4)
-        spectrum = np.abs(np.fft.rfft(changed * np.hanning(len(changed))))
-        assert spectrum.argmax() * RATE / len(changed) == pytest.approx(1000 * factor, abs=1)
-    assert change_speed(tone, 1.0) is tone
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("lap", ("rir", "noise", "music", "speech", "speech+music")),
+        ("mhfa", ("clean", "rir", "music", "speech", "noise", "speech+music")),
+    ],
+)
+def test_the_kinds_of_a_set_are_equally_likely(name, kinds):
+    _, found = gathered(name)
+    got = [kind_of(noises) for noises in found]
+    assert set(got) == set(kinds)
+    assert_shares([got.count(kind) for kind in kinds])
 
 
-def test_a_long_wave_is_cropped_at_any_position_equally_often():
-    rng = np.random.default_rng(0)
-    wave = np.arange(9)
-    starts = []
-    for _ in range(5000):
-        crop = fit_length(wave, 5, rng)
-        np.testing.assert_array_equal(crop, wave[crop[0] : crop[0] + 5])
-        starts.append(crop[0])
-    assert_shares(np.bincount(starts), [0.2] * 5)
+def test_wespeaker_takes_responses_half_the_time_and_else_any_recording_alike():
+    _, found = gathered("wespeaker")
+    got = [kind_of(noises) for noises in found]
+    assert all(len(noises) == 1 for noises in found)
+    assert_shares([got.count("rir"), 6000 - got.count("rir")])
+    # 3 recordings of noise, 2 of music, 6 of speech
+    shares = np.array([3, 2, 6]) / 11
+    assert_shares([got.count(kind) for kind in ("noise", "music", "speech")], shares)
 
 
-def test_a_short_wave_is_repeated_from_its_start():
-    rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(fit_length(np.arange(3), 7, rng), [0, 1, 2, 0, 1, 2, 0])
-    np.testing.assert_array_equal(fit_length(np.arange(3), 3, rng), [0, 1, 2])
+@pytest.mark.parametrize("prob", [0.0, 0.25, 0.6, 1.0])
+def test_the_gate_opens_with_its_probability(prob):
+    u = np.random.default_rng(0).random((4000, DRAWS))
+    noises = Augmenter(AugmentSettings(noise_prob=prob), Source()).gather(u, 10)
+    groups = [*noises.responses, *noises.additive]
+    rows = np.unique(np.concatenate([np.empty(0), *(group.rows.numpy() for group in groups)]))
+    assert set(rows) == set(np.flatnonzero(u[:, reference.GATE] < prob))
+    assert abs(len(rows) - 4000 * prob) <= 4 * np.sqrt(4000 * prob * (1 - prob))
 
 
-def test_worked_noise_gain():
-    signal, noise = np.full(1000, 0.1, np.float32), np.full(700, 0.2, np.float32)
-    assert noise_gain(signal, noise, 10.0) == pytest.approx(0.158704, abs=1e-6)
+@pytest.mark.parametrize(("name", "counts"), [("lap", (4, 7)), ("mhfa", (3, 8))])
+def test_voices_are_counted_and_levelled(name, counts):
+    _, found = gathered(name, KIND=0.55 if name == "mhfa" else 0.7)
+    assert {kind_of(noises) for noises in found} == {"speech"}
+    lengths = [len(noises) for noises in found]
+    low, high = counts
+    assert_shares(np.bincount(lengths, minlength=high + 1)[low:])
+    assert set(lengths) == set(range(low, high + 1))
+    assert_uniform(np.array([noise[3] for noises in found for noise in noises]), 13, 20)
+    spread = np.mean([np.ptp([noise[3] for noise in noises]) for noises in found])
+    assert spread > 3  # each voice has a level of its own
 
 
-def test_silence_has_the_energy_of_the_floor():
-    silence = np.zeros(10, np.float32)
-    assert noise_gain(silence, silence, 0.0) == pytest.approx(1)
-    assert noise_gain(np.ones(10, np.float32), silence, 20.0) == pytest.approx(10.0005, abs=1e-4)
+@pytest.mark.parametrize(
+    ("name", "kind", "category", "snr"),
+    [
+        ("lap", 0.3, "noise", (0, 15)),
+        ("lap", 0.5, "music", (5, 15)),
+        ("mhfa", 0.7, "noise", (0, 15)),
+        ("mhfa", 0.4, "music", (5, 15)),
+        ("wespeaker", 0.6, "noise", (0, 15)),
+        ("wespeaker", 0.6, "music", (5, 15)),
+        ("wespeaker", 0.6, "speech", (10, 30)),
+    ],
+)
+def test_levels_of_one_recording(name, kind, category, snr):
+    _, found = gathered(name, KIND=kind)
+    assert all(len(noises) == 1 for noises in found)
+    levels = np.array([noises[0][3] for noises in found if noises[0][0] == category])
+    assert len(levels) > 500
+    assert_uniform(levels, snr[0] - 1e-5, snr[1] + 1e-5)
 
 
-def test_a_unit_impulse_reverberates_nothing():
-    wave = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    for length in (1, 50, 3000):
-        impulse = np.zeros(length, np.float32)
-        impulse[0] = 0.3  # divided by its norm: 1
-        result = reverberate(wave, impulse)
-        assert result.dtype == np.float32
-        np.testing.assert_allclose(result, wave, atol=1e-5)
+@pytest.mark.parametrize("kind", [0.3, 0.5, 0.7])
+def test_lap_noises_cover_all_half_or_a_third(kind):
+    _, found = gathered("lap", KIND=kind)
+    classes = {"all": 0, "half": 0, "third": 0}
+    for noises in found:
+        names = set()
+        for _, length, start, _, _ in noises:
+            name = "all" if length == 1000 else "half" if length >= 400 else "third"
+            assert (
+                length in {"all": [1000], "half": range(400, 600), "third": range(200, 400)}[name]
+            )
+            assert 0 <= start <= 1000 - length
+            names.add(name)
+        assert len(names) == 1  # one class for all voices
+        classes[names.pop()] += 1
+    assert_shares(list(classes.values()))
+    for low, high in ((400, 600), (200, 400)):
+        some = [noise for noises in found for noise in noises if low <= noise[1] < high]
+        assert_uniform(np.array([noise[1] for noise in some]), low, high)
+        assert_uniform(np.array([noise[2] / (1000 - noise[1] + 1) for noise in some]), 0, 1)
 
 
-def test_reverberation_is_the_convolution_with_a_response_of_unit_energy():
-    rng = np.random.default_rng(0)
-    wave = rng.standard_normal(500).astype(np.float32)
-    response = (rng.standard_normal(200) * np.exp(-np.arange(200) / 30)).astype(np.float32)
-    unit = response.astype(np.float64) / np.linalg.norm(response.astype(np.float64))
-    expected = np.convolve(wave.astype(np.float64), unit)[:500]
-    np.testing.assert_allclose(reverberate(wave, response), expected, atol=1e-5)
-    np.testing.assert_allclose(reverberate(wave, 7 * response), expected, atol=1e-5)
+@pytest.mark.parametrize("name", ["wespeaker", "mhfa"])
+def test_other_sets_cover_the_whole_crop(name):
+    _, found = gathered(name, 500)
+    assert {noise[1] for noises in found for noise in noises if len(noise) > 1} == {1000}
 
 
-def test_the_five_distortions_are_equally_likely():
-    wave = np.ones(16, np.float32)
-    rng = np.random.default_rng(0)
-    kinds = {"clean": 0, "reverberation": 0, "noise": 0, "music": 0, "babble": 0, "television": 0}
-    for _ in range(6000):
-        source = Source(lambda category, _: np.ones(4, np.float32))
-        result = augment(wave, source, 0.6, rng)
-        kinds[kind_of(source.drawn)] += 1
-        assert kind_of(source.drawn) != "clean" or result is wave
-    assert_shares(list(kinds.values()), [0.4] + [0.12] * 5)
-
-
-def test_no_distortion_with_probability_zero():
-    rng = np.random.default_rng(0)
-    wave = np.ones(16, np.float32)
-    source = Source(lambda category, _: pytest.fail("drawn"))
-    assert all(augment(wave, source, 0.0, rng) is wave for _ in range(100))
-
-
-@pytest.mark.parametrize("kind", ["babble", "television"])
-def test_babble_is_4_to_7_voices_equally_often(kind):
-    wave = np.ones(16, np.float32)
-    voices = [
-        drawn.count("speech")
-        for _, drawn in calls(wave, lambda *_: np.ones(4, np.float32), kind, 800)
-    ]
-    assert_shares(np.bincount(voices, minlength=8)[4:], [0.25] * 4)
-    assert min(voices) == 4 and max(voices) == 7
-
-
-@pytest.mark.parametrize("kind", ["noise", "music"])
-def test_noise_reaches_its_snr_over_its_span(kind):
-    wave = np.sin(np.arange(4000)).astype(np.float32) * 20  # far above the energy floor
-    noise = np.random.default_rng(1).standard_normal(900).astype(np.float32) * 5
-    snrs, shares, starts = [], [], []
-    for result, _ in calls(wave, lambda *_: noise, kind, 900):
-        added = (result - wave).astype(np.float64)
-        touched = np.flatnonzero(added)
-        span = slice(touched[0], touched[-1] + 1)
-        snrs.append(
-            10 * np.log10(np.mean(wave.astype(np.float64) ** 2) / np.mean(added[span] ** 2))
+@pytest.mark.parametrize(("name", "voices"), [("lap", (4, 7)), ("mhfa", (3, 8))])
+def test_television_is_babble_and_then_music_over_the_full_crop(name, voices):
+    _, found = gathered(name, KIND=0.9)
+    assert {kind_of(noises) for noises in found} == {"speech+music"}
+    counts = np.bincount([len(noises) - 1 for noises in found], minlength=voices[1] + 1)
+    assert counts[: voices[0]].sum() == 0
+    assert_shares(counts[voices[0] :])
+    noises = [noise for noises in found for noise in noises]
+    assert {noise[1] for noise in noises} == {1000}
+    for category, order in (("speech", 0), ("music", 1)):
+        some = [noise for noise in noises if noise[0] == category]
+        assert {noise[4] for noise in some} == {order}
+        assert_uniform(
+            np.array([noise[3] for noise in some]), *(SNR[category] + np.array([-1e-5, 1e-5]))
         )
-        shares.append((span.stop - span.start) / len(wave))
-        starts.append(span.start / max(len(wave) - (span.stop - span.start), 1))
-    low, high = SNR[kind]
-    assert low - 0.01 < min(snrs) < low + 0.2 and high - 0.2 < max(snrs) < high + 0.01
-    assert_shares(np.histogram(snrs, np.linspace(low, high, 5))[0], [0.25] * 4)
-    shares, starts = np.array(shares), np.array(starts)
-    full, half, third = shares == 1, (shares >= 0.4) & (shares <= 0.6), shares < 0.4
-    assert (full | half | third).all() and shares.min() >= 0.1999
-    assert_shares([full.sum(), half.sum(), third.sum()], [1 / 3] * 3)
-    assert_shares(np.histogram(shares[half], np.linspace(0.3999, 0.6001, 4))[0], [1 / 3] * 3)
-    assert_shares(np.histogram(starts[~full], np.linspace(0, 1, 4))[0], [1 / 3] * 3)
-    # Cut from any place of a longer recording, repeated where the recording is shorter.
-    assert {len(noise) < share * len(wave) for share in shares} == {True, False}
 
 
-def test_the_voices_of_a_babble_share_the_class_of_their_span():
-    """With constant noise and no signal every voice shows as a step up and an equal step down."""
-    wave = np.zeros(3000)  # float64, so that equal steps stay equal
-    classes = {"full": (1.0, 1.0), "half": (0.4, 0.6), "third": (0.2, 0.4)}
-    met = dict.fromkeys(classes, 0)
-    for result, drawn in calls(wave, lambda *_: np.ones(1000), "babble", 300):
-        steps = np.diff(result, prepend=0, append=0)
-        lengths = []
-        for up in np.flatnonzero(steps > 1e-9):
-            downs = np.flatnonzero(np.isclose(-steps, steps[up], rtol=1e-6, atol=0))
-            lengths += [down - up for down in downs]
-        if not lengths:  # all voices start and end together
-            lengths = [len(wave)]
-        names = {
-            name
-            for name, (low, high) in classes.items()
-            if all(low * 3000 - 1 <= length <= high * 3000 for length in lengths)
-        }
-        assert names and len(lengths) <= len(drawn)
-        if len(names) == 1:
-            met[names.pop()] += 1
-    assert min(met.values()) > 70
+class Ramp(Source):
+    """Noises whose samples tell their positions, and responses that tell which they are."""
+
+    def __init__(self, pieces, responses=((0, 1, 1),)):
+        super().__init__()
+        self.samples = np.arange(30000, dtype=np.int16)
+        self.tables = dict.fromkeys(("noise", "music", "speech"), np.array(pieces))
+        self.tables |= dict.fromkeys(("rir", "simulated_rir"), np.array(responses))
+
+    def pieces(self, category):
+        return self.tables[category][:, :2]
 
 
-def test_television_is_babble_and_then_music_over_the_full_length():
-    """Every voice is a tone of its own, so that its level can be read off the spectrum."""
-    samples = 1600
-    time = np.arange(samples)
-
-    def tone(number):
-        return (30 * np.sin(2 * np.pi * number * time / samples)).astype(np.float32)
-
-    wave = tone(700)
-    power = np.mean(wave.astype(np.float64) ** 2)
-    voices, musics = [], []
-    for result, drawn in calls(wave, lambda _, number: tone(10 * number + 10), "television", 200):
-        amplitudes = np.abs(np.fft.rfft(result)) * 2 / samples
-        powers = amplitudes[10 : 10 * len(drawn) + 10 : 10] ** 2 / 2
-        assert amplitudes[700] == pytest.approx(30, rel=1e-4)  # the speech itself is untouched
-        voices += list(10 * np.log10(power / powers[:-1]))
-        musics.append(10 * np.log10((power + powers[:-1].sum()) / powers[-1]))
-        rest = np.delete(amplitudes, [700, *range(10, 10 * len(drawn) + 10, 10)])
-        assert rest.max() < 1e-3  # tones cut short would leak into other frequencies
-    for snrs, (low, high) in ((voices, SNR["speech"]), (musics, SNR["music"])):
-        assert low - 0.01 < min(snrs) < low + 0.3 and high - 0.3 < max(snrs) < high + 0.01
-
-
-def test_the_input_is_not_changed_and_stays_float32():
-    wave = np.ones(160, np.float32)
+def test_pieces_are_drawn_alike_and_cropped_anywhere():
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        source = Source(lambda category, _: np.full(40, 0.5, np.float32))
-        result = augment(wave, source, 1.0, rng)
-        assert result.dtype == np.float32 and result.shape == (160,)
-        assert (wave == 1).all()
+    u = rng.random((6000, DRAWS))
+    u[:, [reference.KIND, reference.SPAN]] = 0.3, 0
+    make = Augmenter(
+        AugmentSettings(noise_prob=1.0), Ramp([[1000, 104, 1], [5000, 108, 1], [9000, 40, 1]])
+    )
+    (part,) = make.gather(u, 100).additive
+    samples = part.samples.numpy()
+    first = samples[:, 0]
+    assert_shares([np.sum(first // 1000 == number) for number in (1, 5, 9)])
+    assert_shares(np.bincount(first[first // 1000 == 1] - 1000, minlength=5))
+    assert set(first[first // 1000 == 5] - 5000) == set(range(9))
+    for row in samples[:50]:
+        length = 40 if row[0] == 9000 else 100
+        np.testing.assert_array_equal(row, np.resize(row[0] + np.arange(length), 100))
 
 
-def test_the_same_generator_gives_the_same_result():
-    wave = np.random.default_rng(0).standard_normal(800).astype(np.float32)
-    noises = np.random.default_rng(1).standard_normal((40, 500)).astype(np.float32)
+def test_responses_are_drawn_alike_and_then_one_of_their_channels():
+    u = np.random.default_rng(0).random((6000, DRAWS))
+    u[:, reference.KIND] = 0
+    responses = [[1000, 10, 1], [2000, 20, 3], [3000, 30, 2]]
+    make = Augmenter(AugmentSettings(noise_prob=1.0), Ramp([[0, 9, 1]], responses))
+    first = np.concatenate([g.samples[:, 0].numpy() for g in make.gather(u, 100).responses])
+    assert_shares([np.sum(first // 1000 == number) for number in (1, 2, 3)])
+    assert_shares([np.sum(first == start) for start in (2000, 2020, 2040)])
+    assert_shares([np.sum(first == start) for start in (3000, 3030)])
+    assert np.isin(first, [1000, 2000, 2020, 2040, 3000, 3030]).all()
 
-    def results(seed):
-        rng = np.random.default_rng(seed)
-        source = Source(lambda _, number: noises[number % 40])
-        return np.stack([augment(wave, source, 0.6, rng) for _ in range(30)])
 
-    np.testing.assert_array_equal(results(5), results(5))
-    assert not np.array_equal(results(5), results(6))
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "value", [0.0, np.nextafter(1, 0), float(np.float32(1) - np.float32(2**-24))]
+)
+def test_extreme_draws_stay_inside(name, value):
+    make = Augmenter(AugmentSettings(set=name, noise_prob=1.0), Source())
+    for kind in (0.05, 0.3, 0.5, 0.7, 0.9):
+        u = np.full((2, DRAWS), value)
+        u[:, [reference.GATE, reference.KIND]] = 0, kind
+        for samples in (1, 1000):
+            make.gather(u, samples)  # the source refuses what lies outside
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.1])
-def test_a_probability_outside_0_to_1_is_refused(probability):
-    with pytest.raises(ValueError, match=rf"noise_prob must lie in \[0, 1\], got {probability}"):
-        AugmentSettings(noise_prob=probability)
+def test_single_precision_draws_are_as_good():
+    u = np.random.default_rng(0).random((50, DRAWS), dtype=np.float32)
+    make = Augmenter(AugmentSettings(noise_prob=1.0), Source())
+    for one, other in zip(
+        make.gather(u, 50).additive, make.gather(u.astype(float), 50).additive, strict=True
+    ):
+        assert all(map(np.array_equal, one, other))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_column_decides_one_thing(name):
+    """Speed and crop, columns 0 and 1, are not used again; no column outside is read."""
+    make = Augmenter(
+        AugmentSettings(set=name, noise_prob=0.7, volume_prob=0.5, codec_prob=0.5), Source()
+    )
+    u = np.random.default_rng(0).random((100, DRAWS))
+    other = u.copy()
+    other[:, [0, 1, *range(11, 16), *range(61, 64)]] = 0.5
+    assert same(make.gather(u, 200), make.gather(other, 200))
+    for column in (2, 3, 9):
+        other = u.copy()
+        other[:, column] = 1 - u[:, column]
+        assert not same(make.gather(u, 200), make.gather(other, 200))
+
+
+def test_an_augmenter_travels_to_another_process():
+    make = Augmenter(AugmentSettings(noise_prob=0.6), Source())
+    u = np.random.default_rng(0).random((20, DRAWS))
+    sent = pickle.loads(pickle.dumps(make))
+    assert same(make.gather(u, 300), sent.gather(u, 300))

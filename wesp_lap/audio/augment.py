@@ -103,7 +103,7 @@ def change_speed_batch(buffer: Tensor, speeds: np.ndarray, samples: int) -> Tens
         if factor == 1.0:
             continue
         rows = torch.from_numpy(np.flatnonzero(speeds == index)).to(buffer.device)
-        for chunk in rows.split(CHUNK):
+        for chunk in rows.split(CHUNK) if len(rows) else ():
             valid = buffer[chunk, : round(samples * factor)]
             changed = resample_batch(valid, round(factor * SAMPLE_RATE), SAMPLE_RATE)
             crops.index_copy_(0, chunk, changed[:, :samples])
@@ -176,13 +176,15 @@ class Augmenter:
         placed: list[list[_Placed]] = [[], []]
         for number, kind in enumerate(self._set.kinds):
             rows = chosen[kinds == number]
+            if not len(rows):
+                continue
             if kind.response is not None:
                 responses += self._read_responses(draws, rows, kind.response, samples)
             slot = 0
             for order, mixture in enumerate(kind.mixtures):
                 placed[order].append(self._place(draws, rows, kind, mixture, slot, samples))
                 slot += mixture.count[1]
-        additive = [_concatenate(parts) for parts in placed if any(len(p.rows) for p in parts)]
+        additive = [_concatenate(parts) for parts in placed if parts]
         volume = np.flatnonzero(draws[:, _VOLUME] < self._settings.volume_prob)
         decibels = self._settings.volume_db * (2 * draws[volume, _GAIN] - 1)
         return Noises(

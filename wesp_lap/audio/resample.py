@@ -40,7 +40,7 @@ def resample_batch(waves: Tensor, old_rate: int, new_rate: int) -> Tensor:
     kernel = kernel.to(waves.device, waves.dtype)
     phases = F.conv1d(F.pad(waves.unsqueeze(1), (width, width + old)), kernel, stride=old)
     length = -(-new * waves.shape[1] // old)
-    return phases.transpose(1, 2).reshape(len(waves), -1)[:, :length]
+    return phases.transpose(1, 2).flatten(1)[:, :length]
 
 
 def resample(wave: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
