@@ -120,10 +120,10 @@ def test_workers_change_nothing(stream, bank, workers):
 
 
 def test_a_resumed_epoch_is_the_tail_of_the_whole(stream, bank):
-    whole = list(stream(noise_bank=str(bank), batch_size=2, **FULL).epoch(1))
-    assert len(whole) == 5
-    for step in range(5):
-        tail = stream(noise_bank=str(bank), batch_size=2, **FULL).epoch(1, step)
+    whole = list(stream(noise_bank=str(bank), batch_size=3, **FULL).epoch(1))
+    assert len(whole) == 4
+    for step in range(4):
+        tail = stream(noise_bank=str(bank), batch_size=3, **FULL).epoch(1, step)
         assert_equal_batches(tail, whole[step:])
 
 
