@@ -155,8 +155,8 @@ def _members(
         place = len(content) - len(after)
         kind = "a damaged member header" if place - end < tarfile.BLOCKSIZE else "a block of zeros"
         broken.append(f"{tar}: byte {end}: {kind} with data behind it; {again}")
-    elif len(rest) < 2 * tarfile.BLOCKSIZE:
-        broken.append(f"{tar}: byte {len(content)}: cut: no end-of-archive mark; {again}")
+    elif len(rest) < 2 * tarfile.BLOCKSIZE or len(rest) % tarfile.BLOCKSIZE:
+        broken.append(f"{tar}: byte {len(content)}: cut: no whole end-of-archive mark; {again}")
 
 
 def _header_fault(content: memoryview, member: tarfile.TarInfo, start: int) -> str:
