@@ -145,6 +145,8 @@ class ShardCache:
         path = self._folder / copy.name
         # Its name tells other processes what size to reckon with.
         folder = self._folder / f"{path.stem}.{copy.size}{_PARTIAL}"
+        # Left by a process that was killed: nobody else is at it, since the lock is held here.
+        shutil.rmtree(folder, ignore_errors=True)
         self._make_room(copy, folder)
         try:
             expected = self._remote.download(
@@ -167,7 +169,7 @@ class ShardCache:
         def take() -> bool:
             with _locked(self._lock_path("room"), "another process that makes room in the cache"):
                 if self._evict(copy):
-                    folder.mkdir()
+                    folder.mkdir(exist_ok=True)
                     return True
                 return False
 
@@ -180,10 +182,6 @@ class ShardCache:
         for file in sorted(files, key=lambda file: file.date):
             if used + copy.size <= self._budget:
                 break
-            if file.owner == copy.name:
-                _remove(file.path)  # left by a process that was killed: the lock is held here
-                used -= file.size
-                continue
             with _lock(self._lock_path(file.owner)) as lock:
                 if lock.take():  # nobody fetches or opens it
                     _remove(file.path)

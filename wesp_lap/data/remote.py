@@ -7,11 +7,10 @@ Whatever the protocol, a call runs in a thread of its own and is given up when n
 from __future__ import annotations
 
 import errno
-import itertools
-import os
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,14 +108,13 @@ class Remote:
                 folder is removed.
             check: Raises an OSError when the copy is not what it should be.
         """
-        numbers = itertools.count()
 
         def call(target: Path) -> None:
             filesystem, path = self._located(source)
             filesystem.get_file(path, str(target))
 
         def checked() -> Path:
-            target = folder / f"{os.path.basename(source)}.{next(numbers)}"
+            target = folder / uuid.uuid4().hex
             try:
                 _within(self._timeout, lambda: call(target), lambda: _size(target))
                 check(target)
