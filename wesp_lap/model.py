@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,9 @@ class SpeakerModel(nn.Module):
             num_layers=self.frontend.num_layers,
             input_dim=self.frontend.hidden_size,
         )
+        # Backends that do not get their rows one by one.
+        known = inspect.signature(self.backend.forward).parameters
+        self._backend_knows_padding = "frames" in known
 
     @property
     def embed_dim(self) -> int:
@@ -66,25 +71,46 @@ class SpeakerModel(nn.Module):
         return self.backend(self.frontend(waves))
 
     @torch.inference_mode()
-    def embed(self, wave: Tensor) -> Tensor:
-        """Return the embedding (E,) of one waveform (S,), in float32 and evaluation mode.
+    def embed(self, waves: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Return embeddings in float32 and evaluation mode, whatever the rows are padded with.
 
         A waveform too short for two frames is repeated until it is long enough.
 
+        Args:
+            waves: One waveform (S,), or several (B, S).
+            lengths: Samples of each row (B,) when rows are padded.
+
+        Returns:
+            (E,) or (B, E), on the device of the model. A row of a padded batch gets the embedding
+            of the row alone, up to rounding.
+
         Raises:
-            DataError: the waveform is empty or holds NaN or infinite samples.
+            DataError: a waveform is empty or holds NaN or infinite samples.
         """
-        if wave.numel() == 0:
-            raise DataError("the waveform is empty")
-        if not torch.isfinite(wave).all():
-            raise DataError("the waveform holds NaN or infinite samples")
+        if waves.dim() == 1:
+            return self.embed(waves.unsqueeze(0))[0]
+        counts = [waves.shape[1]] * len(waves) if lengths is None else _checked(lengths, waves)
+        _refuse_unusable(waves, counts)
+        waves, counts = _lengthened(waves, counts, self.frontend.min_samples)
+        waves = waves[:, : max(counts)].to(next(self.parameters()).device, non_blocking=True)
         was_training = self.training
         self.eval()
-        repeats = -(-self.frontend.min_samples // wave.numel())
-        device = next(self.parameters()).device
-        embedding = self(wave.repeat(max(repeats, 1)).unsqueeze(0).to(device)).squeeze(0)
+        equal = min(counts) == max(counts)
+        embeddings = self(waves) if equal else self._embed_padded(waves, counts)
         self.train(was_training)
-        return embedding.float()
+        return embeddings.float()
+
+    def _embed_padded(self, waves: Tensor, lengths: list[int]) -> Tensor:
+        states = self.frontend(waves, lengths)
+        frames = [self.frontend.output_lengths(length) for length in lengths]
+        if self._backend_knows_padding:
+            return self.backend(states, frames)
+        return torch.cat(
+            [
+                self.backend(tuple(state[row : row + 1, :count] for state in states))
+                for row, count in enumerate(frames)
+            ]
+        )
 
     def settings(self) -> ModelSettings:
         """Return settings that rebuild this model without the frontend's original weights."""
@@ -146,3 +172,31 @@ class SpeakerModel(nn.Module):
         model = cls(from_mapping(ModelSettings, parts, str(source / CONFIG_FILE)))
         load_module(model, source / WEIGHTS_FILE)
         return model.eval()
+
+
+def _checked(lengths: Sequence[int] | Tensor, waves: Tensor) -> list[int]:
+    counts = [int(length) for length in lengths]
+    if len(counts) != len(waves) or not all(0 <= n <= waves.shape[1] for n in counts):
+        raise ValueError(f"lengths {counts[:8]} do not fit waves of shape {tuple(waves.shape)}")
+    return counts
+
+
+def _refuse_unusable(waves: Tensor, lengths: list[int]) -> None:
+    for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
+        which = f"waveform {row}" if len(waves) > 1 else "the waveform"
+        if length == 0:
+            raise DataError(f"{which} is empty")
+        if not torch.isfinite(wave[:length]).all():
+            raise DataError(f"{which} holds NaN or infinite samples")
+
+
+def _lengthened(waves: Tensor, lengths: list[int], least: int) -> tuple[Tensor, list[int]]:
+    """Repeat rows that are shorter than ``least`` samples until they are long enough."""
+    repeats = [max(1, -(-least // length)) for length in lengths]
+    if max(repeats) == 1:
+        return waves, lengths
+    longer = [n * times for n, times in zip(lengths, repeats, strict=True)]
+    result = waves.new_zeros(len(waves), max(longer))
+    for row, times in enumerate(repeats):
+        result[row, : longer[row]] = waves[row, : lengths[row]].repeat(times)
+    return result, longer

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from wesp_lap.padding import padding_mask
 
 _MIN_VARIANCE = 1e-4
 
@@ -36,15 +40,29 @@ class AttentiveStatisticsPooling(nn.Module):
         self.embedding = nn.Linear(2 * input_dim, embed_dim)
         self.embedding_norm = nn.BatchNorm1d(embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool features (B, T, C), T >= 2, to embeddings (B, E), not length-normalised."""
-        statistics = self.statistics(x, self.attention(x))
+    def forward(self, x: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """Pool features (B, T, C), T >= 2, to embeddings (B, E), not length-normalised.
+
+        Args:
+            x: The features.
+            frames: Frames of each row, at least 2, when rows are padded.
+        """
+        padding = None
+        if frames is not None:
+            padding = padding_mask(frames, x.shape[1], x.device).unsqueeze(-1)
+            x = x.masked_fill(padding, 0)  # a weight of zero would not take away NaN
+        statistics = self.statistics(x, self.attention(x, padding))
         return self.embedding_norm(self.embedding(self.statistics_norm(statistics)))
 
-    def attention(self, x: Tensor) -> Tensor:
-        """Return the weight of each frame per channel, (B, T, C); they sum to one over T."""
+    def attention(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Return the weight of each frame per channel, (B, T, C); they sum to one over T.
+
+        Args:
+            x: Features (B, T, C), zero in the padding.
+            padding: (B, T, 1), true where weights shall be zero.
+        """
         channels = x.shape[-1]
-        std, mean = torch.std_mean(x.float(), dim=1)
+        std, mean = _std_mean(x.float(), padding)
         context = torch.cat([mean, std], dim=-1).to(x.dtype)
         # The context is the same for all frames: its part of the product is taken once.
         weight = self.squeeze.weight
@@ -56,6 +74,8 @@ class AttentiveStatisticsPooling(nn.Module):
         if self.training and self.frame_dropout > 0:
             dropped = torch.rand(x.shape[:2], device=x.device) < self.frame_dropout
             scores = scores.masked_fill(dropped.unsqueeze(-1), torch.finfo(scores.dtype).min)
+        if padding is not None:
+            scores = scores.masked_fill(padding, -torch.inf)
         return scores.softmax(dim=1)
 
     @staticmethod
@@ -65,3 +85,14 @@ class AttentiveStatisticsPooling(nn.Module):
         mean = (attention * x).sum(dim=1)
         variance = (attention * x.square()).sum(dim=1) - mean.square()
         return torch.cat([mean, variance.clamp(min=_MIN_VARIANCE).sqrt()], dim=-1)
+
+
+def _std_mean(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return unbiased standard deviation and mean over time of (B, T, C), zero in the padding."""
+    if padding is None:
+        std, mean = torch.std_mean(x, dim=1)
+        return std, mean
+    count = (~padding).sum(dim=1)
+    mean = x.sum(dim=1) / count
+    squares = (x - mean.unsqueeze(1)).masked_fill(padding, 0).square().sum(dim=1)
+    return (squares / (count - 1)).sqrt(), mean

@@ -50,6 +50,11 @@ class SuperbAstp(nn.Module):
         self.time_pool = AttentiveStatisticsPooling(input_dim, embed_dim, frame_dropout)
         xavier_init(self)
 
-    def forward(self, states: Sequence[Tensor]) -> Tensor:
-        """Map N layer states (B, T, D) to embeddings (B, E)."""
-        return self.time_pool(self.layer_pool(states))
+    def forward(self, states: Sequence[Tensor], frames: Sequence[int] | None = None) -> Tensor:
+        """Map N layer states (B, T, D) to embeddings (B, E).
+
+        Args:
+            states: The layer states.
+            frames: Frames of each row, at least 2, when rows are padded; in evaluation mode only.
+        """
+        return self.time_pool(self.layer_pool(states), frames)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from wesp_lap.coerce import check_names
 from wesp_lap.errors import ConfigError
+from wesp_lap.frontends.padding import normalize, padding_ignored
+from wesp_lap.padding import padding_mask
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -116,15 +118,23 @@ class TransformerFrontend(nn.Module):
             samples = (samples - kernel) // stride + 1
         return max(samples, 0)
 
-    def forward(self, waves: Tensor) -> tuple[Tensor, ...]:
-        """Map waveforms (B, S), S >= ``min_samples``, to N states (B, T, D)."""
-        if self.normalize_wav:
-            std, mean = torch.std_mean(waves, dim=-1, keepdim=True, correction=0)
-            waves = (waves - mean) / (std.square() + 1e-7).sqrt()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self._states(waves)
+    def forward(self, waves: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """Map waveforms (B, S), S >= ``min_samples``, to N states (B, T, D).
 
-    def _states(self, waves: Tensor) -> tuple[Tensor, ...]:
+        Args:
+            waves: The waveforms.
+            lengths: Samples of each row, at least ``min_samples``, when rows are padded; in
+                evaluation mode only. The first ``output_lengths`` frames of a row are then those
+                of the row alone, whatever the padding holds; the others mean nothing.
+        """
+        if lengths is not None:
+            waves = waves.masked_fill(padding_mask(lengths, waves.shape[1], waves.device), 0)
+        if self.normalize_wav:
+            waves = normalize(waves, lengths)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._states(waves, lengths)
+
+    def _states(self, waves: Tensor, lengths: Sequence[int] | None) -> tuple[Tensor, ...]:
         """Run the model and collect the input of its layers, their outputs, and the final norm.
 
         Not through ``output_hidden_states``: that leaves dropped layers out of the stack and
@@ -146,7 +156,7 @@ class TransformerFrontend(nn.Module):
             for number, layer in enumerate(encoder.layers, 1)
         ]
         try:
-            last = self.model(waves, return_dict=True).last_hidden_state
+            last = self._last_state(waves, lengths)
         finally:
             for handle in handles:
                 handle.remove()
@@ -154,6 +164,14 @@ class TransformerFrontend(nn.Module):
         for number in range(1, self.num_layers - 1):
             states.append(outputs.get(number, states[-1]))  # a dropped layer repeats its input
         return (*states, last)
+
+    def _last_state(self, waves: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        if lengths is None:
+            return self.model(waves, return_dict=True).last_hidden_state
+        valid = ~padding_mask(lengths, waves.shape[1], waves.device)
+        frames = [self.output_lengths(length) for length in lengths]
+        with padding_ignored(self.model, lengths, frames):
+            return self.model(waves, valid.long(), return_dict=True).last_hidden_state
 
     def _unused_parameters(self) -> Iterator[nn.Parameter]:
         """Yield what never gets a gradient, which DDP would wait for."""
