@@ -10,6 +10,7 @@ Usage: filter_scp.pl [--exclude] [-f FIELD] LIST [FILE ...] > out.scp
 "-" stands for standard input in both places, but only in one at a time.
 """
 
+import signal
 import sys
 
 
@@ -70,4 +71,5 @@ def main(words):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly in "... | head"
     sys.exit(main(sys.argv[1:]))

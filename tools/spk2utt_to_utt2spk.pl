@@ -5,6 +5,7 @@ Usage: spk2utt_to_utt2spk.pl [spk2utt ...] > utt2spk; without a file, or for "-"
 Lines come in the order of the input.
 """
 
+import signal
 import sys
 
 
@@ -36,4 +37,5 @@ def main(words):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly in "... | head"
     sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ Usage: split_scp.pl [--utt2spk=FILE] IN OUT1 OUT2 ...
 """
 
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
@@ -113,4 +114,5 @@ def main(words):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly in "... | head"
     sys.exit(main(sys.argv[1:]))

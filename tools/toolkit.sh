@@ -8,7 +8,7 @@
 # python3.
 
 set -euo pipefail
-_toolkit_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+_toolkit_root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P) # -P: utils may be a link
 
 toolkit() {
   local name=$1 python=${PYTHON:-}

@@ -5,6 +5,7 @@ Usage: utt2spk_to_spk2utt.pl [utt2spk] > spk2utt; without a file, or for "-", st
 Speakers come in the order in which they appear first.
 """
 
+import signal
 import sys
 
 
@@ -32,4 +33,5 @@ def main(words):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly in "... | head"
     sys.exit(main(sys.argv[1:]))

@@ -51,7 +51,8 @@ class FixReport:
         ]
         if self.changed:
             backup = self.path / _BACKUP
-            lines.append(f"changed {', '.join(self.changed)}; what was there before: {backup}")
+            kept = f"; what was there before: {backup}" if backup.is_dir() else ""
+            lines.append(f"changed {', '.join(self.changed)}{kept}")
         counts = f"{self.kept} of {self.before} utterances, {self.speakers} speakers"
         return "\n".join([*lines, f"{self.path}: kept {counts}"])
 
@@ -120,7 +121,11 @@ def _read(report: FixReport) -> TableSet:
     }
     mend = "Find out which line is right and remove the other. Nothing was changed."
     raise_problems(f"{folder}: keys with two values", conflicts, mend)
-    result = TableSet(folder, {k: v for k, v in tables.items() if v or k in ("wav.scp", "utt2spk")})
+    # A table without rows goes, but not segments: recordings would become utterances.
+    primary = ("wav.scp", "utt2spk", "segments")
+    result = TableSet(
+        folder, {name: rows for name, rows in tables.items() if rows or name in primary}
+    )
     if (folder / "vad").is_file():
         result.vad, malformed = scan_vad(folder / "vad")
         report.note("malformed lines", malformed)
@@ -228,10 +233,8 @@ def _note_orphans(tables: TableSet, kept: TableSet, report: FixReport) -> None:
     for name, table in tables.tables.items():
         if name not in primary:
             rest = kept.tables.get(name, {})
-            report.note(
-                f"rows of {name} that belong to nothing", (k for k in table if k not in rest)
-            )
-    report.note("rows of vad that belong to nothing", (k for k in tables.vad if k not in kept.vad))
+            report.note(f"orphans of {name}", (key for key in table if key not in rest))
+    report.note("orphans of vad", (key for key in tables.vad if key not in kept.vad))
 
 
 def _replace(kept: TableSet, report: FixReport) -> None:
