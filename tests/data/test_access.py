@@ -1,4 +1,5 @@
 import io
+import itertools
 import os
 import pickle
 import resource
@@ -15,7 +16,7 @@ from served import encoded, served, write_shard, write_sums
 from wesp_lap.data import access, remote
 from wesp_lap.data.access import AccessSettings, CropReader
 from wesp_lap.data.index import BLOCK, Utterances, block_sums, load_utterances
-from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.errors import DataError
 
 SPEECH = np.random.default_rng(5).integers(-32768, 32768, 60000).astype(np.int16)
 
@@ -119,7 +120,7 @@ def test_a_flip_of_any_bit_of_a_crops_blocks_is_met(tmp_path):
     first, stop = begin // BLOCK * BLOCK, -(-(begin + 2 * 3000) // BLOCK) * BLOCK
     truth = SPEECH[2000:5000] / np.float32(32768)
     rng = np.random.default_rng(0)
-    for position in range(0, len(content), 37):
+    for position in range(0, len(content), 61):
         damaged = bytearray(content)
         damaged[position] ^= 1 << int(rng.integers(8))
         tar.write_bytes(damaged)
@@ -254,6 +255,15 @@ def test_files_of_their_own(tmp_path, kind):
         assert "changed or damaged: wrong checksum" in error_of(CropReader(utterances), 1)
 
 
+def test_files_of_their_own_do_not_go_through_the_cache(tmp_path):
+    (tmp_path / "a.wav").write_bytes(encoded(SPEECH[:900], "wav"))
+    utterances = raw_utterances({"a": tmp_path / "a.wav"}, coded=False)
+    reader = CropReader(utterances, AccessSettings(cache_dir=str(tmp_path / "near")))
+    reader.ahead([0])
+    assert np.array_equal(crop(reader, 0, 5, 50), SPEECH[5:55] / np.float32(32768))
+    assert not (tmp_path / "near").exists()
+
+
 def test_files_that_ffmpeg_decodes(tmp_path, monkeypatch):
     path = tmp_path / "a.m4a"
     path.write_bytes(encoded(SPEECH[:900], "flac"))
@@ -332,6 +342,18 @@ def test_a_call_that_never_returns_is_given_up(monkeypatch):
     end.set()
 
 
+def test_a_slow_call_is_waited_for_as_long_as_something_comes():
+    end, steps = threading.Event(), itertools.count()
+
+    def state():
+        step = next(steps)
+        if step == 5:
+            end.set()
+        return step
+
+    assert remote._within(0.02, lambda: end.wait(30), state) and next(steps) > 5
+
+
 def test_sums_that_are_not_there_are_named(one, tmp_path):
     _, utterances, url = one
     (tmp_path / "0.sums").unlink()
@@ -386,7 +408,7 @@ def test_a_missing_package_is_named_with_its_mend(monkeypatch):
 
 def test_impossible_settings_are_refused():
     for fields in ({"cache_gb": 0}, {"timeout_seconds": 0}, {"retries": -1}):
-        with pytest.raises(ConfigError, match="are needed"):
+        with pytest.raises(ValueError, match="are needed"):
             AccessSettings(**fields)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from served import encoded, served, write_shard
 
-from wesp_lap.data import cache, remote
+from wesp_lap.data import cache, locks, remote
 from wesp_lap.data.access import AccessSettings, CropReader
 from wesp_lap.data.index import load_utterances, sums_path
 from wesp_lap.errors import DataError
@@ -279,12 +279,12 @@ def test_a_killed_download_leaves_nothing_in_the_way(source, server, near, shard
 
 
 def test_waiting_is_told(near, monkeypatch, caplog):
-    monkeypatch.setattr(cache, "_SAY_SECONDS", 0.0)
+    monkeypatch.setattr(locks, "_SAY_SECONDS", 0.0)
     path = near / "locks" / "x.lock"
     tries = iter([False, False, True])
-    cache._wait(lambda: next(tries), "another process that fetches x")
+    locks.wait(lambda: next(tries), "another process that fetches x")
     assert caplog.messages == ["still waiting for another process that fetches x"] * 2
-    with cache._locked(path, "x"), open(path) as stream, pytest.raises(BlockingIOError):
+    with locks.locked(path, "x"), open(path) as stream, pytest.raises(BlockingIOError):
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with open(path) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -306,9 +306,24 @@ def test_shards_needed_next_are_fetched_ahead(source, server, near):
 def test_only_a_few_are_fetched_ahead(source, server, near, monkeypatch):
     monkeypatch.setattr(cache, "_AHEAD", 2)
     reader = CropReader(load_local(source, server), settings(near))
-    reader.ahead(range(4))
-    reader._cache._thread.join(60)
-    assert kept(near) == ["0", "1"]
+    for expected in (["0", "1"], ["0", "1", "2", "3"]):
+        reader.ahead(range(4))
+        reader._cache._thread.join(60)
+        assert kept(near) == expected
+    assert len(asked(server)) == 4
+
+
+def test_what_is_needed_soon_stays(source, server, near):
+    reader = CropReader(load_local(source, server), settings(near, shards=2))
+    for row in (0, 1):
+        check(reader, row)
+    for age, path in enumerate(sorted(near.glob("*.tar"), reverse=True)):
+        os.utime(path, (time.time() - 100 - age,) * 2)
+    other = CropReader(load_local(source, server), settings(near, shards=2))
+    other.ahead([0])
+    other._cache._thread.join(60)
+    check(other, 2)
+    assert kept(near) == ["0", "2"]
 
 
 def test_faults_ahead_show_when_the_shard_is_read(source, server, near):

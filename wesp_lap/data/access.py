@@ -44,7 +44,10 @@ class CropReader:
     def __init__(self, utterances: Utterances, settings: AccessSettings = _DEFAULTS) -> None:
         self._utterances = utterances
         self._remote = Remote(settings)
-        self._cache = ShardCache(utterances, settings) if settings.cache_dir else None
+        # The audio in a tar comes after a header: what begins at 0 is a file of a raw list.
+        self._is_raw = not utterances.offset.any()
+        cached = settings.cache_dir is not None and not self._is_raw
+        self._cache = ShardCache(utterances, settings) if cached else None
         self._open: OrderedDict[int, Source] = OrderedDict()
 
     def __getstate__(self) -> dict:
@@ -99,7 +102,7 @@ class CropReader:
             tars: Rows of ``utterances.tars``; replaces what was given before.
         """
         if self._cache is not None:
-            self._cache.ahead(tars)
+            self._cache.ahead(tar for tar in tars if tar not in self._open)
 
     def _decoded(self, row: int, start: int, stop: int) -> np.ndarray:
         utterances = self._utterances
@@ -107,7 +110,7 @@ class CropReader:
         content, skip = self._source(row).read(begin, begin + size)
         content = content[skip : skip + size]
         name = utterances.tar_name(utterances.tar.item(row))
-        if begin == 0:
+        if self._is_raw:
             # A file of its own has no block sums.
             if zlib.crc32(content) != utterances.crc32.item(row):
                 raise DataError(f"{name}: changed or damaged: wrong checksum; replace it")
@@ -130,8 +133,7 @@ class CropReader:
         return source
 
     def _opened(self, tar: int, name: str, row: int) -> Source:
-        # The audio in a tar comes after a header: what begins at 0 is a file of a raw list.
-        if self._utterances.offset.item(row) == 0:
+        if self._is_raw:
             if is_url(name):
                 return UrlFile(name, self._remote)
             return LocalFile(name, self._utterances.size.item(row))

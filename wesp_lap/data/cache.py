@@ -8,31 +8,27 @@ sums are right. The copies that were opened longest ago go when the folder has r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from wesp_lap.data.index import BLOCK, Utterances, block_sums, sums_path
+from wesp_lap.data.locks import locked, open_lock, wait
 from wesp_lap.data.remote import AccessSettings, Remote
 from wesp_lap.data.shard_list import is_url
 from wesp_lap.data.sources import LocalShard
 from wesp_lap.errors import DataError
-from wesp_lap.log import get_logger
 
-# Shards that are copied before they are asked for.
+# Shards that are copied at most for each look ahead: more would push out what is in use.
 _AHEAD = 4
 _PARTIAL = ".partial"
-_POLL_SECONDS = 0.005
-_SAY_SECONDS = 30.0
 # Blocks that are compared at a time.
 _CHUNK = 1024
 # A tar's last utterance is followed by at most its padding, two blocks of 512 and a record.
@@ -90,21 +86,29 @@ class ShardCache:
             return LocalShard(str(path), mend)
 
     def ahead(self, tars: Iterable[int]) -> None:
-        """Fetch the first few of ``tars`` in a thread; what fails is tried again by ``open``."""
-        self._wanted = deque(list(tars)[:_AHEAD])
+        """Fetch in a thread what the cache lacks of ``tars``, in their order, but only a few.
+
+        What fails is tried again by ``open``, which tells.
+        """
+        self._wanted = deque(tars)
         if self._wanted and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._fetch_wanted, daemon=True)
             self._thread.start()
 
     def _fetch_wanted(self) -> None:
-        while True:
+        fetched = 0
+        wanted = self._wanted
+        while wanted:
+            copy = self._copy(wanted.popleft())
             try:
-                tar = self._wanted.popleft()
-            except IndexError:
+                os.utime(self._folder / copy.name)  # needed soon: must stay
+            except OSError:
+                with contextlib.suppress(DataError), self._fetched(copy):
+                    fetched += 1
+            if wanted is not self._wanted:
+                fetched, wanted = 0, self._wanted
+            elif fetched >= _AHEAD:
                 return
-            # Whoever reads the shard tries again and tells.
-            with contextlib.suppress(DataError), self._fetched(self._copy(tar)):
-                pass
 
     def _copy(self, tar: int) -> _Copy:
         if tar not in self._copies:
@@ -127,7 +131,7 @@ class ShardCache:
         """Hold the lock of a copy that is there and counts as just used."""
         path = self._folder / copy.name
         try:
-            with _locked(self._lock_path(copy.name), f"another process that fetches {copy.source}"):
+            with locked(self._lock_path(copy.name), f"another process that fetches {copy.source}"):
                 if not path.exists():
                     self._fetch(copy)
                 os.utime(path)
@@ -167,13 +171,13 @@ class ShardCache:
             )
 
         def take() -> bool:
-            with _locked(self._lock_path("room"), "another process that makes room in the cache"):
+            with locked(self._lock_path("room"), "another process that makes room in the cache"):
                 if self._evict(copy):
                     folder.mkdir(exist_ok=True)
                     return True
                 return False
 
-        _wait(take, f"room in {self._folder} for {copy.source}")
+        wait(take, f"room in {self._folder} for {copy.source}")
 
     def _evict(self, copy: _Copy) -> bool:
         """Remove what was opened longest ago until ``copy`` fits; False when too much is in use."""
@@ -182,7 +186,7 @@ class ShardCache:
         for file in sorted(files, key=lambda file: file.date):
             if used + copy.size <= self._budget:
                 break
-            with _lock(self._lock_path(file.owner)) as lock:
+            with open_lock(self._lock_path(file.owner)) as lock:
                 if lock.take():  # nobody fetches or opens it
                     _remove(file.path)
                     used -= file.size
@@ -243,50 +247,3 @@ def _check(tar: Path, sums: Path) -> None:
                     "wrong block sums; when this stays so the shard is damaged: python -m "
                     "wesp_lap.bin.check_shards --list FILE finds all damage; make it again"
                 )
-
-
-class _Lock:
-    """A lock between processes and threads, which ends with the process that holds it."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    def take(self) -> bool:
-        """Take the lock if it is free."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[_Lock]:
-    """Open a lock, and let go of it at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        yield _Lock(file)
-    finally:
-        # Said, since a process forked meanwhile has the file open, too.
-        fcntl.flock(file, fcntl.LOCK_UN)
-        os.close(file)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, holder: str) -> Iterator[None]:
-    """Hold a lock, for which this waits."""
-    with _lock(path) as lock:
-        _wait(lock.take, holder)
-        yield
-
-
-def _wait(attempt: Callable[[], bool], what: str) -> None:
-    """Repeat ``attempt`` until it succeeds; say every half minute what this waits for."""
-    pause, said = _POLL_SECONDS, time.monotonic()
-    while not attempt():
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-        if time.monotonic() - said >= _SAY_SECONDS:
-            said = time.monotonic()
-            get_logger().warning("still waiting for %s", what)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.errors import DataError
 from wesp_lap.log import get_logger
 
 Result = TypeVar("Result")
@@ -36,7 +36,8 @@ class AccessSettings:
 
     Args:
         cache_dir: Folder on a disk of this machine. Each shard, from a URL or a path, is copied
-            here before it is read. Without it URLs are read crop by crop and paths in place.
+            here before it is read. Without it URLs are read crop by crop and paths in place, as
+            the files of a raw.list always are.
         cache_gb: Size that the cache may reach, in 10**9 bytes; then what was opened longest ago
             goes.
         timeout_seconds: A connection from which nothing comes for so long is given up.
@@ -50,7 +51,7 @@ class AccessSettings:
 
     def __post_init__(self) -> None:
         if self.cache_gb <= 0 or self.timeout_seconds <= 0 or self.retries < 0:
-            raise ConfigError("cache_gb > 0, timeout_seconds > 0 and retries >= 0 are needed")
+            raise ValueError("cache_gb > 0, timeout_seconds > 0 and retries >= 0 are needed")
 
 
 class Remote:
