@@ -161,7 +161,8 @@ def test_check_finds_zeros_cuts_and_what_was_added(made):
         assert "cut short" in checked(made, tar, content[:length])
     assert "no whole end-of-archive mark" in checked(made, tar, content[:-1])
     assert "an empty file" in checked(made, tar, b"")
-    assert "not as long as" in checked(made, tar, content + bytes(4096))
+    longer = checked(made, tar, content + bytes(4096))
+    assert "not as long as" in longer or "it ends before" in longer
     assert "data behind it" in checked(made, tar, content + b"x")
 
 

@@ -1,8 +1,10 @@
-"""Shards as WeSpeaker, webdataset and the index see them."""
+"""Shards as WeSpeaker, webdataset and the index see them; runs that stop and go on."""
 
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import zlib
 
@@ -10,30 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 import webdataset
-from corpora import noise, write_data
+from corpora import noise, pack, read_as_wespeaker, write_data
 
 from wesp_lap.data.index import load_utterances, read_index
-from wesp_lap.data.shards import make_shards
 from wesp_lap.errors import DataError
-
-
-def pack(data, folder, **options):
-    """Make shards under ``folder`` and return (counts, tars)."""
-    counts = make_shards(data, folder / "shards", folder / "shard.list", **options)
-    return counts, (folder / "shard.list").read_text().split()
-
-
-def read_as_wespeaker(tar):
-    """Group consecutive members by their name up to the last dot, as WeSpeaker's reader does."""
-    samples = []
-    with tarfile.open(tar, "r:*") as stream:
-        for member in stream:
-            prefix, _, suffix = member.name.rpartition(".")
-            if not samples or samples[-1]["key"] != prefix:
-                samples.append({"key": prefix})
-            content = stream.extractfile(member).read()
-            samples[-1][suffix] = content.decode() if suffix == "spk" else content
-    return samples
 
 
 def test_every_utterance_stands_once_with_its_speaker_and_its_bytes(tmp_path, data, waves):
@@ -101,7 +83,7 @@ def test_keys_with_folders_dots_long_names_and_other_letters(tmp_path):
 def content_of(tars):
     content = {}
     for tar in tars:
-        for path in (tar, tar.replace(".tar", ".index")):
+        for path in (tar, tar.replace(".tar", ".index"), tar.replace(".tar", ".sums")):
             with open(path, "rb") as stream:
                 content[os.path.basename(path)] = stream.read()
     return content
@@ -125,7 +107,9 @@ def test_a_second_run_keeps_what_is_finished(tmp_path, data):
     assert [before[tar] == after[tar] for tar in tars] == [True, False, True]
 
 
-@pytest.mark.parametrize("change", ["audio", "tar cut", "index cut", "index gone"])
+@pytest.mark.parametrize(
+    "change", ["audio", "tar cut", "index cut", "index gone", "sums gone", "sums cut"]
+)
 def test_a_shard_is_made_again_when_its_source_or_it_itself_changes(tmp_path, data, change):
     _, tars = pack(data, tmp_path, utterances_per_shard=4)
     whole = content_of(tars)
@@ -141,8 +125,10 @@ def test_a_shard_is_made_again_when_its_source_or_it_itself_changes(tmp_path, da
         lines = whole["shards_000000001.index"].splitlines(keepends=True)
         with open(index, "wb") as stream:
             stream.writelines(lines[:-1])
+    elif change == "sums cut":
+        os.truncate(tars[1].replace(".tar", ".sums"), 8)
     else:
-        os.unlink(index)
+        os.unlink(index if change == "index gone" else tars[1].replace(".tar", ".sums"))
     pack(data, tmp_path, utterances_per_shard=4)
     assert [os.stat(tar).st_mtime_ns == times[tar] for tar in tars] == [True, False, True]
     if change == "audio":
@@ -163,6 +149,59 @@ def test_a_source_of_the_same_size_but_another_time_is_packed_again(tmp_path):
     pack(data, tmp_path)
     assert content_of(tars) != before
     assert read_as_wespeaker(tars[0])[0]["wav"] == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [{"sample_rate": 8000}, {"check": "headers"}, {"audio_format": "flac"}, {"vad": True}]
+)
+def test_a_shard_belongs_to_its_settings(tmp_path, data, change):
+    (data / "vad").write_text("s0-u00 0.1 0.2\n")
+    _, tars = pack(data, tmp_path)
+    before = os.stat(tars[0]).st_mtime_ns
+    pack(data, tmp_path)
+    assert os.stat(tars[0]).st_mtime_ns == before
+    pack(data, tmp_path, **change)
+    assert os.stat(tars[0]).st_mtime_ns != before
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, data):
+    """The process dies while it writes the second of three shards."""
+    script = (
+        "import os, sys\n"
+        "from wesp_lap.data import shards\n"
+        "from wesp_lap.data.shards import make_shards\n"
+        "write = shards.write_index\n"
+        "def die(tar, *rest):\n"
+        "    if tar.endswith('1.tar'):\n"
+        "        os._exit(9)\n"
+        "    write(tar, *rest)\n"
+        "shards.write_index = die\n"
+        "make_shards(*sys.argv[1:], utterances_per_shard=4)\n"
+    )
+    folder = tmp_path / "a"
+    words = [str(data), str(folder / "shards"), str(folder / "shard.list")]
+    code = subprocess.run([sys.executable, "-c", script, *words], check=False).returncode
+    tars = [str(folder / "shards" / f"shards_{n:09d}.tar") for n in range(3)]
+    assert code == 9 and not (folder / "shard.list").exists()
+    assert [os.path.exists(t.replace(".tar", ".index")) for t in tars] == [True, False, False]
+    first = os.stat(tars[0]).st_mtime_ns
+    pack(data, folder, utterances_per_shard=4)
+    assert os.stat(tars[0]).st_mtime_ns == first
+    _, whole = pack(data, tmp_path / "b", utterances_per_shard=4)
+    assert content_of(tars) == content_of(whole)
+
+
+def test_while_a_shard_is_made_again_its_old_index_is_gone(tmp_path, data, monkeypatch):
+    pack(data, tmp_path)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wesp_lap.data.shards.write_sums", die)
+    with pytest.raises(KeyboardInterrupt):
+        pack(data, tmp_path, audio_format="wav")
+    with pytest.raises(DataError, match="no index beside it"):
+        load_utterances(tmp_path / "shard.list")
 
 
 def test_other_settings_make_the_shards_again(tmp_path, data):
@@ -223,70 +262,6 @@ def test_nothing_but_bad_utterances_is_an_error(tmp_path, waves):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="holds no utterance that can be used"):
         pack(data, tmp_path, max_bad=100)
-
-
-def test_segments_are_cut_out_of_their_recordings(tmp_path):
-    wave = noise(0, 48000)
-    data = write_data(tmp_path / "data", {"rec1": wave})
-    cuts = {"s1-a": (0, 1.001), "s1-b": (1.001, 1.1), "s2-c": (1.1, 3)}
-    lines = "".join(f"{key} rec1 {start} {end}\n" for key, (start, end) in cuts.items())
-    (data / "segments").write_text(lines)
-    (data / "utt2spk").write_text("".join(f"{key} {key[:2]}\n" for key in cuts))
-    _, tars = pack(data, tmp_path)
-    got = {
-        sample["key"]: soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")[0]
-        for sample in read_as_wespeaker(tars[0])
-    }
-    assert [len(got[key]) for key in cuts] == [16016, 1584, 30400]
-    np.testing.assert_array_equal(np.concatenate([got[key] for key in cuts]), wave)
-    assert {entry.key: entry.samples for entry in read_index(tars[0])}["s2-c"] == 30400
-
-
-def test_a_segment_behind_the_end_is_a_bad_utterance(tmp_path):
-    data = write_data(tmp_path / "data", {"rec1": noise(0, 16000)})
-    (data / "segments").write_text("s1-a rec1 0 1\ns1-b rec1 1.5 2\n")
-    (data / "utt2spk").write_text("s1-a s1\ns1-b s1\n")
-    with pytest.raises(DataError, match=r"s1-b: .*000\.flac: the segment lies beyond the end"):
-        pack(data, tmp_path)
-
-
-def test_other_rates_are_resampled(tmp_path):
-    time = np.arange(8000) / 8000
-    tone = (0.3 * np.sin(2 * np.pi * 500 * time)).astype(np.float32)
-    data = write_data(tmp_path / "data", {"s1-a": tone}, "wav", 8000)
-    _, tars = pack(data, tmp_path)
-    [sample] = read_as_wespeaker(tars[0])
-    wave, rate = soundfile.read(io.BytesIO(sample["wav"]), dtype="float32")
-    assert (rate, len(wave)) == (16000, 16000) and read_index(tars[0])[0].samples == 16000
-    expected = 0.3 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)
-    np.testing.assert_allclose(wave[200:-200], expected[200:-200], atol=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("source", "audio_format", "suffix"),
-    [
-        (".wav", "keep", "wav"),
-        (".wav", "flac", "flac"),
-        (".flac", "wav", "wav"),
-        (".WAV", "keep", "wav"),
-        (".ogg", "flac", "flac"),
-        (".ogg", "keep", "ogg"),
-        ("", "keep", "flac"),
-    ],
-)
-def test_audio_formats(tmp_path, source, audio_format, suffix):
-    data = write_data(tmp_path / "data", {"s1-a": noise(0, 4000)}, "wav")
-    path = data / "wav" / f"000{source}"
-    form = {".ogg": "OGG", ".flac": "FLAC"}.get(source, "WAV")
-    subtype = "VORBIS" if source == ".ogg" else "PCM_16"
-    soundfile.write(path, noise(0, 4000), 16000, subtype=subtype, format=form)
-    (data / "wav.scp").write_text(f"s1-a {path}\n")
-    _, tars = pack(data, tmp_path, audio_format=audio_format)
-    [sample] = read_as_wespeaker(tars[0])
-    assert list(sample) == ["key", "spk", suffix]
-    wave, _ = soundfile.read(io.BytesIO(sample[suffix]), dtype="float32")
-    expected, _ = soundfile.read(path, dtype="float32")
-    np.testing.assert_allclose(wave, expected, atol=1 / 32768)
 
 
 def test_a_shard_needs_an_utterance(tmp_path, data):
