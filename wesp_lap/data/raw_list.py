@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +101,10 @@ def _item(line: bytes, folder: str) -> RawItem:
         raise DataError("expected a JSON object with key, spk and wav") from error
     if not all(isinstance(value, str) and value for value in (key, speaker, wav)):
         raise DataError("key, spk and wav must be text")
+    if re.search(r"\s", key, re.ASCII):
+        raise DataError("key: white space is not allowed")
+    if re.search("[\t\r\n]", speaker):
+        raise DataError("spk: a tab or line end is not allowed")
     if is_pipe(wav):
         raise DataError(
             f"'{wav}' is a command, not a file; pack shards instead: make_shards --allow_pipe"
