@@ -35,7 +35,6 @@ CASES = [
     *(random_trials(seed, decimals=1, shift=0.5) for seed in range(4)),
     random_trials(9, shift=50),
     random_trials(9, shift=-50),
-    (np.zeros(10), np.arange(10) % 2),
     SEPARABLE,
     INVERTED,
     EIGHT,
@@ -88,15 +87,24 @@ def test_inverted_scores():
     assert metrics.min_dcf(*INVERTED, 0.01) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("one_nontarget_first", [True, False])
-def test_constant_scores_say_nothing_in_any_order(one_nontarget_first):
-    labels = np.array([0, 1, 1, 1] if one_nontarget_first else [1, 1, 1, 0])
-    scores = np.full(4, 0.3)
-    # Only reject-all and accept-all exist, equally far from FPR = FNR.
-    assert metrics.eer(scores, labels) == 1
-    assert metrics.eer(scores, labels, method="convex_hull") == pytest.approx(0.5)
-    assert metrics.min_dcf(scores, labels, 0.01) == pytest.approx(1)
-    assert metrics.min_cllr(scores, labels) == pytest.approx(1)
+@pytest.mark.parametrize(
+    "call",
+    [
+        metrics.eer,
+        metrics.min_cllr,
+        metrics.evaluate,
+        metrics.error_curve,
+        lambda scores, labels: metrics.min_dcf(scores, labels, 0.01),
+    ],
+)
+def test_constant_scores_have_no_error_rate_in_any_order(call):
+    labels = np.arange(10) % 2
+    for ordered in (labels, np.sort(labels), np.sort(labels)[::-1]):
+        with pytest.raises(DataError, match=r"all 10 scores are 0\.25: no error rate.*\nLook for"):
+            call(np.full(10, 0.25), ordered)
+    # As log-likelihood ratios they are the system that knows nothing.
+    assert metrics.cllr(np.zeros(10), labels) == pytest.approx(1)
+    assert metrics.act_dcf(np.zeros(10), labels, 0.01) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("scores, labels", CASES)
@@ -164,9 +172,12 @@ def test_min_cllr_is_the_cllr_of_the_best_monotone_map():
     from sklearn.isotonic import IsotonicRegression
 
     share = IsotonicRegression(y_min=0, y_max=1).fit_transform(scores, labels)
-    with np.errstate(divide="ignore"):
-        llrs = np.log(share / (1 - share)) - np.log(labels.sum() / (labels == 0).sum())
-    assert metrics.min_cllr(scores, labels) == pytest.approx(metrics.cllr(llrs, labels), abs=1e-9)
+    targets = labels == 1
+    odds = targets.sum() / (~targets).sum()
+    # Where no trial of a kind has the share, the ratio is infinite and costs that kind nothing.
+    miss = np.log2(1 + odds * (1 - share[targets]) / share[targets]).mean()
+    false = np.log2(1 + share[~targets] / (1 - share[~targets]) / odds).mean()
+    assert metrics.min_cllr(scores, labels) == pytest.approx((miss + false) / 2, abs=1e-9)
     assert metrics.min_cllr(*SEPARABLE) == 0
     assert metrics.min_cllr(*INVERTED) == pytest.approx(1)
 
@@ -182,6 +193,17 @@ def test_calibrated_scores_cost_what_they_must():
     assert metrics.cllr(3 * llrs, labels) > result.cllr + 0.05
 
 
+def test_evaluate_takes_costs_and_the_kind_of_eer():
+    scores, labels = random_trials(2)
+    result = metrics.evaluate(
+        scores, labels, (0.3,), llr=True, c_miss=10, c_fa=2, eer_method="convex_hull"
+    )
+    assert result.eer == metrics.eer(scores, labels, "convex_hull")
+    assert result.min_dcf == {0.3: pytest.approx(brute_min_dcf(scores, labels, 0.3, 10, 2))}
+    assert result.act_dcf == {0.3: metrics.act_dcf(scores, labels, 0.3, 10, 2)}
+    assert metrics.bayes_threshold(0.3, 10, 2) == pytest.approx(np.log(2 * 0.7 / (10 * 0.3)))
+
+
 def test_evaluate_counts_and_leaves_calibration_out_unless_asked():
     result = metrics.evaluate(*EIGHT)
     assert (result.trials, result.targets) == (8, 4)
@@ -195,7 +217,9 @@ def test_evaluate_counts_and_leaves_calibration_out_unless_asked():
         ([], [], "no trials"),
         ([0.1, 0.2], [1, 1], "no non-target trials"),
         ([0.1, 0.2], [0, 0], "no target trials"),
-        ([0.1, np.nan, np.nan], [0, 1, 1], "2 of 3 scores are NaN"),
+        ([0.1, np.nan, np.nan], [0, 1, 1], "2 of 3 scores are NaN or infinite, first at trial 2"),
+        ([np.inf, 0.1, 0.2], [1, 0, 1], "1 of 3 scores are NaN or infinite, first at trial 1"),
+        ([0.1, 0.2, -np.inf], [1, 0, 0], "1 of 3 scores are NaN or infinite, first at trial 3"),
         ([0.1, 0.2], [0, 1, 1], "do not fit"),
         ([0.1, 0.2], [-1, 1], "labels must be"),
         ([0.1, 0.2], None, "no labels"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wesp_lap.files import PathLike, atomic_write
-from wesp_lap.scoring.metrics import ErrorCurve, crossing_point, curve_eer, error_curve
+from wesp_lap.scoring.curve import ErrorCurve, crossing_point, error_curve
+from wesp_lap.scoring.metrics import curve_eer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
