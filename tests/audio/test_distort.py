@@ -96,6 +96,15 @@ def test_in_place_is_the_same_without_a_copy():
     assert result is waves and torch.equal(waves, expected)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 64, 65, 200])
+def test_gathering_and_distorting_at_once(rows):
+    make, waves, u = augmenter(prob=0.8, volume_prob=0.5), crops(rows), draws(rows)
+    expected = apply(waves, make.gather(u, SAMPLES))
+    result = make.augment(waves, u)
+    assert result is waves and result.shape == (rows, SAMPLES)
+    assert_close(result, expected.numpy(), 1e-6)
+
+
 def test_nothing_drawn_and_nothing_to_draw():
     waves = crops(5)
     for make in (augmenter(prob=1.0), Augmenter(AugmentSettings())):

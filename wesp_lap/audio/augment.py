@@ -36,6 +36,10 @@ assert _FIRST_NOISE + _PER_NOISE * MAX_NOISES <= DRAWS
 _RESPONSE_STEP = 16000
 
 
+# Crops that are augmented together; the noises of more of them leave the cache.
+_BLOCK = 64
+
+
 class NoiseSource(Protocol):
     """Where noises and room impulse responses come from."""
 
@@ -167,6 +171,12 @@ class Augmenter:
             ranges.append(np.tile(self._set.snr[name], (len(rows), 1)))
         return _Pool(np.concatenate(pieces), np.concatenate(ranges))
 
+    def augment(self, waves: Tensor, draws: np.ndarray) -> Tensor:
+        """Gather for crops (B, S) in this process's memory and distort them where they lie."""
+        for rows, part in zip(waves.split(_BLOCK), _split(draws), strict=True):
+            apply_in_place(rows, self.gather(part, waves.shape[1]))
+        return waves
+
     def gather(self, draws: np.ndarray, samples: int) -> Noises:
         """Collect what crops of ``samples`` samples get, from their draws (B, DRAWS)."""
         draws = np.asarray(draws, dtype=np.float64)
@@ -261,6 +271,10 @@ class Augmenter:
             parts = (content, rows[members], norms)
             groups.append(Responses(*map(torch.from_numpy, parts)))
         return groups
+
+
+def _split(draws: np.ndarray) -> list[np.ndarray]:
+    return [draws[first : first + _BLOCK] for first in range(0, max(len(draws), 1), _BLOCK)]
 
 
 def _pick(draws: np.ndarray, count: np.ndarray | int) -> np.ndarray:

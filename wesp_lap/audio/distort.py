@@ -82,15 +82,13 @@ def apply_in_place(waves: Tensor, noises: Noises) -> Tensor:
         power = _energy(waves) / waves.shape[1]  # before any of the mixture is added
         for voices in _chunks(mixture):
             _add(waves, power, voices)
-    if len(noises.peak_rows):
-        rows = waves[noises.peak_rows]
-        peaks = rows.abs().amax(dim=1, keepdim=True)
-        waves.index_copy_(0, noises.peak_rows, rows / (peaks + _PEAK_FLOOR))
-    if len(noises.volume_rows):
-        louder = waves[noises.volume_rows] * noises.volume_gains.unsqueeze(1)
-        waves.index_copy_(0, noises.volume_rows, louder)
-    if len(noises.codec_rows):
-        waves.index_copy_(0, noises.codec_rows, telephone(waves[noises.codec_rows]))
+    for rows in _blocks(noises.peak_rows):
+        peaks = waves[rows].abs().amax(dim=1, keepdim=True)
+        waves.index_copy_(0, rows, waves[rows] / (peaks + _PEAK_FLOOR))
+    for rows, gains in zip(_blocks(noises.volume_rows), _blocks(noises.volume_gains), strict=True):
+        waves.index_copy_(0, rows, waves[rows] * gains.unsqueeze(1))
+    for rows in _blocks(noises.codec_rows):
+        waves.index_copy_(0, rows, telephone(waves[rows]))
     return waves
 
 
@@ -117,5 +115,9 @@ def _energy(waves: Tensor) -> Tensor:
 
 
 def _chunks(group: Group) -> Iterator[Group]:
-    for columns in zip(*(tensor.split(CHUNK) for tensor in group), strict=True):
+    for columns in zip(*map(_blocks, group), strict=True):
         yield type(group)(*columns)
+
+
+def _blocks(tensor: Tensor) -> Sequence[Tensor]:
+    return tensor.split(CHUNK) if len(tensor) else ()
