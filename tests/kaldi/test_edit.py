@@ -114,15 +114,21 @@ def test_what_each_way_chooses(tmp_path):
     assert {key for key in keys if key[:2] in {one[:2] for one in found}} == found
 
 
+def test_no_more_speakers_than_needed(tmp_path, corpus):
+    for number, speakers in ((1, 1), (2, 1), (3, 2), (4, 2)):  # two utterances each
+        subset_data_dir(corpus, tmp_path / "part", "speakers", number)
+        assert len(set(table(tmp_path / "part/utt2spk").values())) == speakers
+
+
 def test_random_choices_are_even(tmp_path):
     keys = build(tmp_path / "all")
     hits = dict.fromkeys(keys, 0)
-    for seed in range(200):
-        subset_data_dir(tmp_path / "all", tmp_path / "part", "random", 9, seed)
+    for seed in range(40):
+        subset_data_dir(tmp_path / "all", tmp_path / "part", "random", 22, seed)
         for key in chosen(tmp_path / "part"):
             hits[key] += 1
-    # Binomial with mean 40 and deviation 5.7: five deviations.
-    assert min(hits.values()) > 11 and max(hits.values()) < 69
+    # Binomial with mean 20 and deviation 3.2: five deviations.
+    assert 4 <= min(hits.values()) and max(hits.values()) <= 36
 
 
 def test_lists_of_speakers_and_utterances(tmp_path, caplog):
@@ -277,6 +283,8 @@ def test_cuts_are_consecutive_not_empty_and_balanced():
         assert len(ranges) == parts and all(ranges)
         largest = max(sum(weights[index] for index in one) for one in ranges)
         assert largest <= sum(weights) / parts + max(weights)
+    assert cut([3, 3, 1], 2) == [range(0, 1), range(1, 3)]  # 3 is nearer to 3.5 than 6
+    assert cut([1, 5, 1], 2) == [range(0, 1), range(1, 3)]  # of two equally near ones, the first
     with pytest.raises(ValueError, match="cannot be cut"):
         cut([1, 2], 3)
 
