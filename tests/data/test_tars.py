@@ -1,5 +1,6 @@
 """Tars of WeSpeaker are indexed from themselves alone, and every fault of theirs is named."""
 
+import io
 import json
 import os
 import tarfile
@@ -7,12 +8,14 @@ import zlib
 
 import numpy as np
 import pytest
+import soundfile
 import webdataset
 from foreign import encoded, members_of, write_list, write_tar
 
 from wesp_lap.data.checking import check_shards
 from wesp_lap.data.index import block_sums, index_path, load_utterances, read_index, sums_path
 from wesp_lap.data.indexing import index_shards
+from wesp_lap.data.tars import TarWriter, _header
 from wesp_lap.errors import DataError
 
 LONG = "id10003/" + "v" * 120 + "/00001.wav"
@@ -174,10 +177,6 @@ def test_utterances_that_lack_something_are_named(tmp_path, members, said):
 
 
 def test_stereo_is_named(tmp_path):
-    import io
-
-    import soundfile
-
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros((400, 2)), 16000, format="WAV")
     message = indexed_error(tmp_path, [A, AUDIO_A, B, ("b.wav", buffer.getvalue())])
@@ -265,3 +264,23 @@ def test_urls_are_not_written_beside(tmp_path):
     (tmp_path / "x.list").write_text("https://host/a.tar\n")
     with pytest.raises(DataError, match=r"https://host/a\.tar: a URL"):
         index_shards(tmp_path / "x.list")
+
+
+@pytest.mark.parametrize("name", ["a", "id1/ü.wav.spk", "x" * 100, "x" * 101, "ü" * 51, "a/" * 200])
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 70000])
+def test_a_tar_is_what_tarfile_writes(tmp_path, name, size):
+    members = [(f"{name}.spk", b"s"), (name, bytes(size)), ("last", b"x")]
+    expected = write_tar(tmp_path / "x.tar", members, tarfile.GNU_FORMAT).read_bytes()
+    stream = io.BytesIO()
+    tar = TarWriter(stream)
+    offsets = [tar.add(*member) for member in members]
+    sums = tar.close()
+    assert stream.getvalue() == expected and sums.tolist() == block_sums(expected).tolist()
+    with tarfile.open(tmp_path / "x.tar") as whole:
+        assert [member.offset_data for member in whole] == offsets
+
+
+def test_headers_of_very_large_members_are_tarfiles_too():
+    member = tarfile.TarInfo("x")
+    for member.size in (8**11 - 1, 8**11, 2**40):
+        assert _header(b"x", member.size) == member.tobuf(tarfile.GNU_FORMAT)

@@ -6,6 +6,7 @@ A file is read once. What already is what the shard wants keeps its bytes.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +17,24 @@ import numpy as np
 import soundfile
 
 from wesp_lap.audio.ffmpeg import needs_ffmpeg
-from wesp_lap.audio.io import decode, probe
+from wesp_lap.audio.io import AudioInfo, decode, probe
 from wesp_lap.data.tars import AUDIO_SUFFIXES
 from wesp_lap.data.utterance import load_utterance
-from wesp_lap.data.wav import lacks_length, parse_plain_wav, plain_wav, to_float32, to_int16
+from wesp_lap.data.wav import (
+    lacks_length,
+    parse_flac,
+    parse_plain_wav,
+    plain_wav,
+    to_float32,
+    to_int16,
+)
 from wesp_lap.errors import DataError
 from wesp_lap.kaldi.datadir import Segment
 from wesp_lap.kaldi.pipes import run_pipe
 
 AudioFormat = Literal["keep", "flac", "wav"]
 Check = Literal["full", "headers"]
-# Headers that promise more samples were written to a pipe by an encoder that did not know.
+# Headers that promise more samples were written by an encoder that did not know.
 _LONGEST = 2**40
 
 
@@ -89,13 +97,14 @@ def pack(source: Source, packing: Packing) -> Packed:
 
 
 def _pack_file(source: Source, path: str, packing: Packing) -> Packed:
-    suffix = Path(path).suffix.lower().lstrip(".")
+    suffix = os.path.splitext(path)[1].lower().lstrip(".")
     label = source.pipe or path
     if source.segment is not None or needs_ffmpeg(path):
         wave = load_utterance(Path(path), source.segment, packing.sample_rate)
         return _encoded(_cut(wave, source, packing.sample_rate), suffix, packing)
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            content = stream.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if suffix in AUDIO_SUFFIXES and packing.audio_format in ("keep", suffix) and not source.pieces:
@@ -129,10 +138,11 @@ def describe(content: bytes, suffix: str, check: Check, label: str) -> Packed:
     plain = parse_plain_wav(content, len(content)) if suffix == "wav" else None
     if plain is not None:
         return Packed(content, suffix, plain.samples, plain.rate, plain.start)
-    info = probe(content, label)
-    known = 0 < info.samples < _LONGEST and suffix != "mp3"
-    if check == "headers" and known and info.channels == 1 and content[:4] != b"RIFF":
-        return Packed(content, suffix, info.samples, info.sample_rate, -1)
+    if check == "headers" and suffix in ("flac", "ogg", "opus"):
+        flac = parse_flac(content)
+        info = AudioInfo(flac.rate, flac.samples, flac.channels) if flac else probe(content, label)
+        if 0 < info.samples < _LONGEST and info.channels == 1:
+            return Packed(content, suffix, info.samples, info.sample_rate, -1)
     wave, rate = _samples(content, label)
     return Packed(content, suffix, len(wave), rate, -1)
 
@@ -143,27 +153,26 @@ def _samples(content: bytes, label: str) -> tuple[np.ndarray, int]:
     if plain is not None:
         wave = np.frombuffer(content, "<i2", plain.samples, plain.start)
         return wave.astype(np.int16, copy=False), plain.rate
-    if content[:4] == b"fLaC":
-        found = _flac_samples(content, label)
-        if found is not None:
-            return found
+    flac = parse_flac(content)
+    if flac is not None and not flac.samples:
+        raise DataError(
+            f"{label}: its header does not say how long it is, so that no part of it can be found; "
+            "encode it again: ffmpeg -i IN -c:a flac OUT.flac"
+        )
+    if flac is not None and (flac.channels, flac.bits) == (1, 16):
+        decoded = _flac_samples(content)
+        if decoded is not None:
+            return decoded, flac.rate
     return decode(content, name=label)
 
 
-def _flac_samples(content: bytes, label: str) -> tuple[np.ndarray, int] | None:
-    """Decode mono 16-bit FLAC; None for others and damaged ones, for which decode has words."""
+def _flac_samples(content: bytes) -> np.ndarray | None:
+    """Decode mono 16-bit FLAC; None when it is damaged, for which decode has words."""
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as stream:
-            if stream.channels != 1 or stream.subtype != "PCM_16":
-                return None
-            if stream.frames >= _LONGEST:
-                raise DataError(
-                    f"{label}: its header does not say how long it is, so that no part of it can "
-                    "be found; encode it again: ffmpeg -i IN -c:a flac OUT.flac"
-                )
             wave = stream.read(dtype="int16")
-            return (wave, stream.samplerate) if len(wave) == stream.frames > 0 else None
-    except (soundfile.LibsndfileError, RuntimeError, ValueError):
+            return wave if len(wave) == stream.frames > 0 else None
+    except (soundfile.LibsndfileError, RuntimeError):
         return None
 
 

@@ -48,10 +48,7 @@ class TarWriter:
 
     def add(self, name: str, content: bytes) -> int:
         """Append a member and return the offset of its content."""
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        # GNU's format, so that names of any length and letters stand in the tar as they are.
-        self._write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
+        self._write(_header(name.encode(), len(content)))
         offset = self._flushed + self._filled
         self._write(content)
         self._write(bytes(-len(content) % tarfile.BLOCKSIZE))
@@ -79,6 +76,23 @@ class TarWriter:
         self._stream.write(self._buffer[: self._filled])
         self._flushed += self._filled
         self._filled = 0
+
+
+_EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)
+# Of a header without name, size and checksum, whose own field counts as spaces.
+_EMPTY_SUM = sum(_EMPTY_HEADER[:124]) + sum(_EMPTY_HEADER[136:148]) + sum(_EMPTY_HEADER[156:]) + 256
+
+
+def _header(name: bytes, size: int) -> bytes:
+    """Return the header of a member in GNU's format, where any name stands as it is."""
+    if len(name) > 100 or size >= 8**11:
+        member = tarfile.TarInfo(name.decode())
+        member.size = size
+        return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0 " % (_EMPTY_SUM + sum(name) + sum(digits))
+    middle = _EMPTY_HEADER[100:124] + digits + _EMPTY_HEADER[136:148] + checksum
+    return name.ljust(100, b"\0") + middle + _EMPTY_HEADER[156:]
 
 
 class Sample(NamedTuple):

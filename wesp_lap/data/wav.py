@@ -1,4 +1,4 @@
-"""Plain WAV: where its samples lie, so that they can be read and written without a codec."""
+"""What headers of WAV and FLAC say, and plain WAV without a codec."""
 
 from __future__ import annotations
 
@@ -63,6 +63,24 @@ def _mono_16_bit_rate(form: bytes) -> int:
     if code == _EXTENSIBLE and len(form) >= 40 and form[26:40] == _PCM_GUID:
         code = struct.unpack_from("<H", form, 24)[0]
     return int(rate) if (code, channels, width, bits) == (_PCM, 1, 2, 16) else 0
+
+
+class FlacInfo(NamedTuple):
+    """What STREAMINFO, the first block of a FLAC, says; 0 samples when it does not know."""
+
+    rate: int
+    channels: int
+    bits: int
+    samples: int
+
+
+def parse_flac(content: bytes) -> FlacInfo | None:
+    """Return what the header of a native FLAC says; None when it is no such file."""
+    if content[:4] != b"fLaC" or len(content) < 42 or content[4] & 0x7F:
+        return None
+    packed = int.from_bytes(content[18:26], "big")
+    rate, channels, bits = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    return FlacInfo(rate, channels, bits, packed & (1 << 36) - 1) if rate else None
 
 
 def plain_wav(samples: np.ndarray, rate: int) -> bytes:
