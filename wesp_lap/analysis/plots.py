@@ -21,6 +21,7 @@ _TICKS = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80,
 # Colours that readers with any colour vision can tell apart (Okabe and Ito), then other strokes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STROKES = ("-", "--", "-.", ":")
+_MOST_CURVES = 12
 _TARGET, _NONTARGET = _COLOURS[0], _COLOURS[1]
 
 
@@ -31,6 +32,28 @@ def plot_systems(
     plot_det(systems, Path(folder) / "det.png")
     for name, (scores, labels) in systems.items():
         plot_histogram(scores, labels, Path(folder) / f"{name.replace('/', '_')}.hist.png", name)
+
+
+def plot_groups(
+    system: tuple[np.ndarray, np.ndarray], groups: Mapping[str, np.ndarray], path: PathLike
+) -> None:
+    """Draw the DET curves of groups of one system's trials, the largest ones that have a curve.
+
+    Args:
+        system: scores (T,) and labels (T,).
+        groups: rows of the trials by group.
+        path: PNG file to write; none is written when no group has a curve.
+    """
+    scores, labels = system
+    parts = {name: (scores[rows], labels[rows]) for name, rows in groups.items()}
+    drawable = {
+        name: part
+        for name, part in parts.items()
+        if 0 < part[1].sum() < len(part[1]) and part[0].min() < part[0].max()
+    }
+    largest = sorted(drawable, key=lambda name: -len(groups[name]))[:_MOST_CURVES]
+    if largest:
+        plot_det({name: drawable[name] for name in drawable if name in largest}, path)
 
 
 def plot_det(systems: Mapping[str, tuple[np.ndarray, np.ndarray | None]], path: PathLike) -> None:
