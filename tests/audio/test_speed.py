@@ -91,6 +91,13 @@ def test_no_rows_and_one_speed_only():
     assert torch.equal(got, buffer[:, :10])
 
 
+def test_a_buffer_of_slow_crops_alone_may_be_shorter_than_the_crops():
+    buffer, speeds = torch.rand(4, 900), np.ones(4, int)
+    longer = torch.nn.functional.pad(buffer, (0, 300))
+    got = change_speed_batch(buffer, speeds, 1000)
+    assert torch.equal(got, change_speed_batch(longer, speeds, 1000))
+
+
 def test_pitch_and_tempo_change_with_the_speed():
     time = np.arange(round(1.1 * RATE)) / RATE
     tone = torch.from_numpy(np.sin(2 * np.pi * 1000 * time)).float().repeat(3, 1)

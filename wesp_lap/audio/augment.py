@@ -102,7 +102,9 @@ def change_speed_batch(buffer: Tensor, speeds: np.ndarray, samples: int) -> Tens
     Pitch and tempo both change. Row i must hold round(samples * factor) valid samples; what
     follows them is not used.
     """
-    crops = buffer[:, :samples].clone()
+    crops = buffer.new_empty(len(buffer), samples)
+    held = min(samples, buffer.shape[1])  # less when every crop is slower
+    crops[:, :held] = buffer[:, :held]
     for index, factor in enumerate(SPEED_FACTORS):
         if factor == 1.0:
             continue

@@ -161,7 +161,7 @@ def _write_samples(out: Path, files: list[NoiseFile], jobs: int) -> dict[str, li
     problems: list[str] = []
     position = 0
     digest = hashlib.sha256()
-    results = converted(batches(files), jobs)
+    results = converted(list(batches(files)), jobs)
     with atomic_write(out / _SAMPLES_FILE, "wb") as stream:
         for file, result in progress(results, "noise bank", len(files), "file"):
             if isinstance(result, str):

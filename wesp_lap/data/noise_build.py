@@ -43,9 +43,9 @@ def _database(file: NoiseFile) -> Path | None:
     return None if file.key is None else file.path
 
 
-def converted(work: Iterator[list[NoiseFile]], jobs: int) -> Iterator[Result]:
+def converted(work: Sequence[list[NoiseFile]], jobs: int) -> Iterator[Result]:
     """Yield every file's result in the order of the list."""
-    if jobs <= 1:
+    if jobs <= 1 or len(work) <= 1:
         for batch in work:
             yield from _convert_all(batch)
         return
@@ -80,15 +80,16 @@ def _convert_all(files: list[NoiseFile]) -> list[Result]:
 
 def _convert(file: NoiseFile, database: object) -> np.ndarray:
     """Return int16 (channels, S): all channels of a response, the first one of a noise."""
-    from wesp_lap.audio.resample import resample
-
     waves, rate = read_recording(file, database)
     response = file.category in RESPONSE_CATEGORIES
     if response and not waves.any(axis=1).all():
         raise DataError("an impulse response of zeros only")
     if not response:
         waves = waves[:1]
-    waves = np.stack([resample(wave, rate, SAMPLE_RATE) for wave in waves])
+    if rate != SAMPLE_RATE:
+        from wesp_lap.audio.resample import resample  # torch, in every process
+
+        waves = np.stack([resample(wave, rate, SAMPLE_RATE) for wave in waves])
     # The level of a response does not matter: as loud as possible, it loses least in 16 bits.
     scale = 32767 / np.abs(waves).max(axis=1, keepdims=True) if response else 32768
     return np.clip(np.round(waves * scale), -32768, 32767).astype(np.int16)
