@@ -13,6 +13,7 @@ from corpora import noise, write_data
 
 from wesp_lap.audio.augment import AugmentSettings
 from wesp_lap.coerce import Section
+from wesp_lap.data.access import AccessSettings
 from wesp_lap.data.index import load_utterances, read_index
 from wesp_lap.data.noise_bank import make_noise_bank
 from wesp_lap.data.plan import BatchPlan
@@ -243,10 +244,11 @@ def test_what_is_damaged_changes_nothing_for_the_others(stream, shards, bank):
 
 
 def test_a_killed_loader_is_named_and_does_not_hang(stream):
+    before = {child.pid for child in multiprocessing.active_children()}
     one = stream(num_workers=1)
     batches = one.epoch(0)
     next(batches)
-    [worker] = multiprocessing.active_children()
+    [worker] = [child for child in multiprocessing.active_children() if child.pid not in before]
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     with pytest.raises(WespError, match=r"a loader process ended: .* lower data\.num_workers"):
@@ -315,6 +317,18 @@ def test_speakers_that_the_model_does_not_know_are_named(shards):
     with pytest.raises(DataError, match=r"not in the model's speaker map \(2 problems\)") as caught:
         make_stream(utterances, {"s0": 0, "s3": 1, "s9": 2}, settings, 0)
     assert "  s1\n  s2\n" in str(caught.value) and "start a new model" in str(caught.value)
+
+
+def test_a_cache_reads_the_same_and_one_that_would_overflow_is_refused(stream, tmp_path):
+    cached = AccessSettings(cache_dir=str(tmp_path / "cache"))
+    here, there = stream(), stream(access=cached, num_workers=1)
+    for epoch in range(2):
+        assert_equal_batches(here.epoch(epoch), there.epoch(epoch))
+    assert len(list((tmp_path / "cache").glob("*.tar"))) == 3
+    small = AccessSettings(cache_dir=str(tmp_path / "cache"), cache_gb=1e-5)
+    with pytest.raises(ConfigError, match=r"cache_gb \(1e-05\) holds less .*window_shards"):
+        stream(access=small)
+    assert stream(access=small, sampling=Section("utterances", {"window_shards": 1})) is not None
 
 
 def test_a_missing_noise_bank_is_named_before_training(stream, tmp_path):

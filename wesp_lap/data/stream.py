@@ -29,7 +29,7 @@ from wesp_lap.data.index import Utterances
 from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.plan import BatchPlan, EpochPlan
 from wesp_lap.data.sampling import SAMPLINGS
-from wesp_lap.errors import DataError, WespError, problem_list, raise_problems
+from wesp_lap.errors import ConfigError, DataError, WespError, problem_list, raise_problems
 from wesp_lap.log import get_logger
 from wesp_lap.seeding import uniforms
 
@@ -314,6 +314,7 @@ def make_stream(
     world_size: int = 1,
 ) -> SampleStream:
     """Build the stream of one rank from checked settings."""
+    _check_cache(utterances, settings)
     dataset = CropDataset(utterances, classes, settings, _noise_bank(settings), seed)
     sampling = build(
         SAMPLINGS,
@@ -325,6 +326,18 @@ def make_stream(
         world_size=world_size,
     )
     return SampleStream(dataset, EpochPlan(sampling, rank, world_size, seed), settings)
+
+
+def _check_cache(utterances: Utterances, settings: StreamSettings) -> None:
+    """Refuse a cache that a crop from anywhere in the corpus would fill anew."""
+    needed = int(utterances.size.sum()) / 1e9
+    windowed = settings.sampling.options.get("window_shards", 0) > 0
+    if settings.access.cache_dir is not None and needed > settings.access.cache_gb and not windowed:
+        raise ConfigError(
+            f"data.access.cache_gb ({settings.access.cache_gb:g}) holds less than the corpus "
+            f"({needed:.0f} GB), and an epoch draws from all of it at once: every few crops would "
+            "fetch a whole shard. Give the cache more room, or set data.sampling.window_shards"
+        )
 
 
 def _noise_bank(settings: StreamSettings) -> NoiseBank | None:
