@@ -12,6 +12,8 @@ from wesp_lap.errors import DataError, problem_list
 from wesp_lap.files import PathLike, write_json
 from wesp_lap.log import get_logger
 
+_SHOWN = 1000
+
 
 class ShardCounts(NamedTuple):
     """What one shard holds.
@@ -65,12 +67,12 @@ def sum_counts(
     bad = [fault for part in parts for fault in part.bad]
     messages = []
     if broken:
-        messages.append(problem_list(f"{source}: broken shards", broken))
+        messages.append(problem_list(f"{source}: broken shards", broken, limit=_SHOWN))
     if len(bad) > max_bad:
         mend = f"Mend or remove them, or allow them with --max_bad {len(bad)}."
-        messages.append(problem_list(f"{source}: {what}", bad, mend))
+        messages.append(problem_list(f"{source}: {what}", bad, mend, _SHOWN))
     elif bad:
-        get_logger().warning("%s", problem_list(f"{source}: left out", bad))
+        get_logger().warning("%s", problem_list(f"{source}: left out", bad, limit=_SHOWN))
     utterances = sum(part.utterances for part in parts)
     if not messages and not utterances:
         messages.append(f"{source}: holds no utterance that can be used")

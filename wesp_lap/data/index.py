@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,8 @@ from wesp_lap.data.index_file import (
     write_index,
 )
 from wesp_lap.data.raw_list import is_raw_list, read_indexed_raw_list
-from wesp_lap.data.shard_list import is_url, read_bytes, read_list, read_many
+from wesp_lap.data.remote import AccessSettings, Remote
+from wesp_lap.data.shard_list import is_url, read_list
 from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.files import PathLike
 
@@ -41,6 +43,8 @@ __all__ = [
     "sums_path",
     "write_index",
 ]
+
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -111,19 +115,27 @@ def load_utterances(shard_list: PathLike) -> Utterances:
     tars = read_list(shard_list)
     _refuse_repeated(shard_list, tars)
     parts, problems = [], []
-    for tar, files in zip(tars, read_many(tars, _read), strict=True):
-        try:  # parsed here, since threads would only wait for each other
-            parts.append(_parse(tar, files))
-        except DataError as error:
-            problems.append(str(error))
+    # What waits for a disk or a server waits together; parsed here, since threads would only wait
+    # for each other.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for tar, files in zip(tars, pool.map(_read, tars), strict=True):
+            try:
+                parts.append(_parse(tar, files))
+            except DataError as error:
+                problems.append(str(error))
     mend = f"Missing or broken indexes: python -m wesp_lap.bin.index_shards --list {shard_list}"
     raise_problems(f"{shard_list}: unusable shards", problems, mend)
     rows = np.repeat(np.arange(len(tars), dtype=np.int32), [len(part.keys) for part in parts])
     return _gather(shard_list, tars, parts, rows)
 
 
-def _read(tar: str) -> Files | bytes:
-    return read_bytes(index_path(tar)) if is_url(tar) else read_files(tar)
+def _read(tar: str) -> Files | bytes | DataError:
+    try:
+        if is_url(tar):
+            return Remote(AccessSettings()).read_all(index_path(tar), 1)
+        return read_files(tar)
+    except DataError as error:
+        return error
 
 
 def _parse(tar: str, files: Files | bytes | DataError) -> Columns:
