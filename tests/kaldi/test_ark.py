@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from wesp_lap.errors import DataError
+from wesp_lap.kaldi import vector_table
 from wesp_lap.kaldi.ark import VectorWriter, read_vectors, verify
+from wesp_lap.kaldi.vector_table import VectorTable
 
 KEYS = ["id1/a/1.wav", "ü-2", "c"]
 VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
@@ -146,8 +148,74 @@ def test_vectors_of_unequal_dimension_are_named(tmp_path):
         {"a": VECTORS[0], "b": VECTORS[1][:4], "c": VECTORS[2]},
         scp=str(tmp_path / "k.scp"),
     )
-    with pytest.raises(DataError, match=r"k.scp: vectors of unequal.*\n  b: dimension 4, others 5"):
+    with pytest.raises(DataError, match=r"k.scp: cannot.*\n  b: .*k.ark: dimension 4, others 5"):
         read_vectors(tmp_path / "k.scp")
+
+
+def test_archives_of_unequal_dimension_are_named(tmp_path):
+    for name, dim in (("one", 5), ("two", 4)):
+        with VectorWriter(tmp_path / name) as writer:
+            writer.write(name, np.ones(dim))
+    lines = [(tmp_path / f"{name}.scp").read_text() for name in ("one", "two")]
+    (tmp_path / "both.scp").write_text("".join(lines))
+    with pytest.raises(DataError, match=r"both.scp: (.|\n)*two: .*two.ark: dimension 4, others 5"):
+        read_vectors(tmp_path / "both.scp")
+
+
+@pytest.mark.parametrize("block", [1, 2, 1000])
+def test_any_order_form_and_block_size_gives_the_same(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(vector_table, "_BLOCK_ROWS", block)
+    vectors = np.random.default_rng(1).standard_normal((12, 4)).astype(np.float32)
+    lines = []
+    for part, (kind, dtype) in enumerate(
+        [("ark,scp", np.float32), ("ark,scp", np.float64), ("ark,t,scp", np.float32)]
+    ):
+        path = f"{tmp_path}/{part}"
+        with kaldiio.WriteHelper(f"{kind}:{path}.ark,{path}.scp") as writer:
+            for row in range(4 * part, 4 * part + 4):
+                writer(f"k{row}", vectors[row].astype(dtype))
+        lines += (tmp_path / f"{part}.scp").read_text().splitlines()
+    order = np.random.default_rng(2).permutation(12)
+    again = f"again {lines[5].split()[1]}"  # another name for the same record
+    (tmp_path / "all.scp").write_text("\n".join([*(lines[i] for i in order), again]) + "\n")
+    keys, matrix = read_vectors(tmp_path / "all.scp")
+    assert keys == [*(f"k{i}" for i in order), "again"]
+    np.testing.assert_allclose(matrix, vectors[[*order, 5]], rtol=1e-6)
+    table = VectorTable(tmp_path / "all.scp")
+    blocks = list(table.blocks())
+    assert max(len(rows) for rows, _ in blocks) <= block
+    assert sorted(np.concatenate([rows for rows, _ in blocks])) == list(range(13))
+
+
+def test_reading_notices_every_flipped_bit(prefix):
+    """Of archive, index and record: a named error, or the very same vectors."""
+    harmless = 0
+    for path in (ark(prefix), scp(prefix), record(prefix)):
+        whole = path.read_bytes()
+        for position in range(8 * len(whole)):
+            broken = bytearray(whole)
+            broken[position // 8] ^= 1 << position % 8
+            path.write_bytes(broken)
+            try:
+                keys, matrix = read_vectors(scp(prefix))
+            except DataError as error:
+                assert prefix.name in str(error)
+                continue
+            assert path != ark(prefix), f"bit {position} of the archive went unnoticed"
+            assert keys == KEYS
+            np.testing.assert_array_equal(matrix, VECTORS)
+            harmless += 1
+        path.write_bytes(whole)
+    assert harmless  # such as those in the archive's path, which is looked for beside the index
+
+
+def test_a_flipped_bit_names_the_archive_and_what_to_do(prefix):
+    broken = bytearray(ark(prefix).read_bytes())
+    broken[-3] ^= 4
+    ark(prefix).write_bytes(broken)
+    with pytest.raises(DataError, match=r"xvector.01.ark: its content is not what .*xvector.01.json"
+                       r" records(.|\n)*copy the archive again, or extract"):  # fmt: skip
+        read_vectors(scp(prefix))
 
 
 class Trap:
@@ -160,6 +228,9 @@ class Trap:
     [
         (b"PKL" + pickle.dumps(Trap()), "starts with b'PKL"),
         (b"\0BFM \4\1\0\0\0\4\1\0\0\0\0\0\0\0", "found a matrix"),
+        (b"\0BDM \4\1\0\0\0\4\1\0\0\0\0\0\0\0", "found a matrix"),
+        (b"\0BCM \0\0\0\0\0\0\200\77\1\0\0\0\1\0\0\0", "found a matrix"),
+        (b"\0BCM2 \0\0\0\0\0\0\200\77\1\0\0\0\1\0\0\0", "found a matrix"),
         (b"\0B\4\1\0\0\0\4\1\0\0\0", "starts with"),
         (b"\0BFV \4\0\0\0\0", "dimension 0"),
         (b"\0BFV \4\xff\xff\xff\xff", "dimension -1"),
@@ -189,7 +260,25 @@ def test_pipes_and_missing_archives_are_refused(tmp_path, monkeypatch):
     assert "a: " in str(caught.value) and "never run" in str(caught.value)
     assert "b: none.ark: No such file" in str(caught.value)
     assert "c: none.ark:x: No such file" in str(caught.value)
+    assert "extract the embeddings again" in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_places_beyond_the_archive_and_repeated_keys_are_named(prefix):
+    lines = scp(prefix).read_text().splitlines()
+    place = lines[1].rpartition(":")[0]
+    for offset in (999, 10**17):
+        scp(prefix).write_text("\n".join([lines[0], f"{place}:{offset}", lines[2]]))
+        with pytest.raises(
+            DataError, match=rf"{KEYS[1]}: .*01.ark: the file ends at byte .*{offset}"
+        ):
+            read_vectors(scp(prefix))
+    scp(prefix).write_text("\n".join([lines[0], f"{place}:{10**30}", lines[2]]))
+    with pytest.raises(DataError, match=rf"{KEYS[1]}: .*: No such file"):
+        read_vectors(scp(prefix))
+    scp(prefix).write_text("\n".join([*lines, lines[0]]))
+    with pytest.raises(DataError, match=rf"01.scp:4: key '{KEYS[0]}' stands in the file twice"):
+        read_vectors(scp(prefix))
 
 
 def test_a_file_with_one_vector_needs_no_offset(tmp_path):
