@@ -49,7 +49,11 @@ def check_shards(shard_list: PathLike, jobs: int = 1) -> dict[str, float]:
     remote = [f"{tar}: a URL" for tar in tars if is_url(tar)]
     raise_problems(f"{shard_list}: check them where they lie", remote)
     parts = list(progress(in_processes(_check_tar, tars, jobs), "check", len(tars), "shard"))
-    counts = sum_counts(shard_list, parts, 0, "damaged utterances")
+    mend = (
+        "Copy damaged tars again, or make them again; missing indexes: python -m "
+        f"wesp_lap.bin.index_shards --list {shard_list}"
+    )
+    counts = sum_counts(shard_list, parts, 0, "damaged utterances", mend)
     load_utterances(shard_list)  # what stands in several shards
     return counts
 

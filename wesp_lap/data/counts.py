@@ -49,7 +49,7 @@ def count(tar: PathLike, columns: Columns, bad: Sequence[str] = ()) -> ShardCoun
 
 
 def sum_counts(
-    source: PathLike, parts: Sequence[ShardCounts], max_bad: int, what: str
+    source: PathLike, parts: Sequence[ShardCounts], max_bad: int, what: str, mend: str = ""
 ) -> dict[str, float]:
     """Add up the counts of all shards.
 
@@ -58,6 +58,7 @@ def sum_counts(
         parts: One for each shard.
         max_bad: How many utterances may be left out.
         what: What is wrong with those, such as "utterances that cannot be packed".
+        mend: What to do about broken shards, when their own sentences do not say it.
 
     Raises:
         DataError: broken shards, more than ``max_bad`` bad utterances, or no good one; all faults
@@ -67,10 +68,10 @@ def sum_counts(
     bad = [fault for part in parts for fault in part.bad]
     messages = []
     if broken:
-        messages.append(problem_list(f"{source}: broken shards", broken, limit=_SHOWN))
+        messages.append(problem_list(f"{source}: broken shards", broken, mend, _SHOWN))
     if len(bad) > max_bad:
-        mend = f"Mend or remove them, or allow them with --max_bad {len(bad)}."
-        messages.append(problem_list(f"{source}: {what}", bad, mend, _SHOWN))
+        allow = f"Mend or remove them, or allow them with --max_bad {len(bad)}."
+        messages.append(problem_list(f"{source}: {what}", bad, allow, _SHOWN))
     elif bad:
         get_logger().warning("%s", problem_list(f"{source}: left out", bad, limit=_SHOWN))
     utterances = sum(part.utterances for part in parts)
