@@ -146,9 +146,11 @@ class CropDataset(Dataset):
         if faults:
             kept = np.setdiff1d(np.arange(len(rows)), list(faults))
             waves, labels, rows, draws = waves[kept], labels[kept], rows[kept], draws[kept]
-        noises = self._augmenter.gather(draws, plan.samples) if self._augments else None
-        if noises is not None and self._settings.augment_on == "workers":
-            waves, noises = apply(waves, noises), None
+        noises = None
+        if self._augments and self._settings.augment_on == "device":
+            noises = self._augmenter.gather(draws, plan.samples)
+        elif self._augments:
+            waves = self._augmenter.augment(waves, draws)
         keys = [key.decode() for key in self._utterances.keys[rows].tolist()]
         messages = [str(fault) for fault in faults.values()]
         return Batch(waves, torch.from_numpy(labels), keys, plan.weight, noises, messages)
