@@ -7,10 +7,10 @@ import pytest
 import soundfile
 import torch
 
-from wesp_lap import extraction
 from wesp_lap.bin import extract as command
 from wesp_lap.errors import ConfigError, DataError
-from wesp_lap.extraction import extract
+from wesp_lap.extraction import extract, run
+from wesp_lap.extraction.loading import Loader
 from wesp_lap.kaldi.ark import read_vectors
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.model import SpeakerModel
@@ -76,7 +76,9 @@ def test_all_bad_files_are_named_and_nothing_is_written(model_dir, small, tmp_pa
         [line] = [line for line in message.splitlines() if line.startswith(f"  {key}: ")]
         assert reason in line
     assert "Mend these files or take them out of the data directory" in message
-    assert list((tmp_path / "out").rglob("xvector*")) == []
+    assert files_in(tmp_path / "out") == ["bad.txt", "parts"]
+    listed = (tmp_path / "out" / "bad.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in listed] == [keys[0], keys[2], keys[3], keys[5]]
 
 
 def test_what_is_up_to_date_is_kept(model_dir, make_model, small, tmp_path, monkeypatch):
@@ -85,7 +87,7 @@ def test_what_is_up_to_date_is_kept(model_dir, make_model, small, tmp_path, monk
     extract(model, small, out, "cpu", jobs=1)
     first = (out / "xvector.ark").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "_embedding", lambda *_: pytest.fail("extracted again"))
+        patch.setattr(run, "embedding", lambda *_: pytest.fail("extracted again"))
         assert extract(model, small, out, "cpu", jobs=1) == 6
     for source, same in ((make_model(1), False), (model_dir, True)):
         shutil.copytree(source, model, dirs_exist_ok=True)
@@ -143,36 +145,34 @@ def test_a_folder_without_a_model_is_named(small, tmp_path):
 
 
 def test_the_command_says_how_many_embeddings_there_are(model_dir, small, tmp_path, capsys):
-    command.main(str(model_dir), str(small), str(tmp_path / "out"), "cpu", 1)
+    command.main(str(model_dir), str(tmp_path / "out"), str(small), device="cpu", nj=1)
     assert capsys.readouterr().out == f"{tmp_path / 'out'}/xvector.scp: 6 embeddings\n"
 
 
 def test_a_stopped_run_goes_on_with_the_parts_that_are_missing(
     model_dir, small, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(extraction, "_PART", 2)
+    monkeypatch.setattr(run, "PART", 2)
     extract(model_dir, small, tmp_path / "whole", "cpu", jobs=1)
     keys = DataDir.load(small).utterances
     seen = []
-    embed = extraction._Embedder.__call__
+    load = Loader.__call__
 
-    def until_the_fourth(self, key):
-        seen.append(key)
-        if key == keys[3]:
+    def until_the_fourth(self, row):
+        seen.append(row)
+        if row == 3:
             raise KeyboardInterrupt
-        return embed(self, key)
+        return load(self, row)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction._Embedder, "__call__", until_the_fourth)
+        patch.setattr(Loader, "__call__", until_the_fourth)
         with pytest.raises(KeyboardInterrupt):
             extract(model_dir, small, tmp_path / "out", "cpu", jobs=1)
     assert not (tmp_path / "out" / "xvector.scp").exists()
     seen.clear()
-    monkeypatch.setattr(
-        extraction._Embedder, "__call__", lambda self, key: seen.append(key) or embed(self, key)
-    )
+    monkeypatch.setattr(Loader, "__call__", lambda self, row: seen.append(row) or load(self, row))
     extract(model_dir, small, tmp_path / "out", "cpu", jobs=1)
-    assert seen == keys[2:]
+    assert seen == list(range(2, len(keys)))
     whole, out = ((tmp_path / name / "xvector.ark").read_bytes() for name in ("whole", "out"))
     assert whole == out
     assert not (tmp_path / "out" / "parts").exists()
