@@ -77,6 +77,24 @@ def test_every_training_setting_is_on_the_recipe_page() -> None:
     assert [f.name for f in fields(LoopSettings) if f"| `{f.name}` |" not in page] == []
 
 
+def test_every_setting_of_the_data_is_on_the_data_page() -> None:
+    from dataclasses import fields
+    from inspect import signature
+
+    from wesp_lap.audio.augment import AugmentSettings
+    from wesp_lap.data.access import AccessSettings
+    from wesp_lap.data.sampling import SAMPLINGS
+    from wesp_lap.data.stream import StreamSettings
+
+    names = {f.name for kind in (StreamSettings, AugmentSettings) for f in fields(kind)}
+    names |= {f"access.{f.name}" for f in fields(AccessSettings)}
+    for sampling in SAMPLINGS.values():
+        options = signature(sampling).parameters.values()
+        names |= {option.name for option in options if option.kind is option.KEYWORD_ONLY}
+    written = set(re.findall(r"[`\s{]([\w.]+)(?=[`:])", read("data.md")))
+    assert len(names) > 25 and sorted(names - written) == []
+
+
 def test_rooms_import_only_what_the_architecture_page_allows() -> None:
     table = re.findall(r"^\| (\d) \| (.+) \|$", read("architecture.md"), re.MULTILINE)
     row = {room: int(number) for number, names in table for room in re.findall(r"`(\w+)`", names)}

@@ -182,13 +182,13 @@ class SpeakerSampling:
 class LengthSampling:
     """Every utterance once per epoch, in batches of similar length and limited total duration.
 
-    All crops of a batch are as long as its shortest utterance, so nothing is padded. Source:
-    docs/methods.md, section 6.2. ``data.batch_size`` and ``data.crop_seconds`` do not apply.
+    All crops of a batch are as long as its shortest utterance, so nothing is padded; the defaults
+    are those of HuBERT's pre-training. ``data.batch_size`` and ``data.crop_seconds`` do not apply.
 
     Args:
         corpus: The utterances.
-        batch_size: Not used.
-        crop_samples: Not used.
+        batch_size: Not used: ``max_seconds`` limits a batch.
+        crop_samples: Not used: the utterances' lengths decide.
         world_size: Number of processes.
         max_seconds: Total duration of the crops of one process in one step.
         shortest_seconds: Shorter utterances are left out.
