@@ -8,14 +8,10 @@ import pytest
 from wesp_lap.errors import DataError
 from wesp_lap.kaldi.trials import Trials
 from wesp_lap.scoring import metrics
-from wesp_lap.scoring.calibration import (
-    FEATURES,
-    Calibration,
-    fit,
-    quality_features,
-    training_features,
-)
+from wesp_lap.scoring.calibration import Calibration, fit
+from wesp_lap.scoring.calibration_data import PairSettings, training_features
 from wesp_lap.scoring.embeddings import Embeddings
+from wesp_lap.scoring.features import FEATURES, quality_features
 from wesp_lap.scoring.pairs import make_pairs
 
 
@@ -46,7 +42,7 @@ def test_features_by_hand():
         [-0.5, 0, np.log(2), 2, 2, 8, 5.099020, root, 2.549510],
     ]
     np.testing.assert_allclose(features, expected, atol=1e-6)
-    assert features.shape[1] == len(FEATURES)
+    assert features.shape[1] == len(FEATURES["qmf9"])
 
 
 def test_features_name_missing_durations_and_embeddings():
@@ -55,7 +51,7 @@ def test_features_name_missing_durations_and_embeddings():
     with pytest.raises(DataError, match=r"(?s)positive duration.*\n  b\n.*utt2dur"):
         quality_features(np.zeros(1), trials, one, one, {"a": 1.0}, {"a": 1.0, "b": 0.0})
     with pytest.raises(DataError, match=r"set\.scp: no embedding for 1"):
-        quality_features(np.zeros(1), Trials(["a"], ["x"], None), one, one, {}, {})
+        quality_features(np.zeros(1), Trials(["a"], ["x"], None), one, one, {"a": 1}, {"x": 1})
     with pytest.raises(DataError, match="2 scores do not fit 1 trials"):
         quality_features(np.zeros(2), trials, one, one, {}, {})
 
@@ -63,11 +59,12 @@ def test_features_name_missing_durations_and_embeddings():
 def test_training_scores_leave_the_pairs_own_speakers_out_of_the_cohort():
     embeddings, utt2spk, durations = training_set()
     mean = embeddings.mean()
-    features, labels = training_features(
-        embeddings, utt2spk, durations, mean, top_n=5, num_pairs=60, seed=3
+    features, labels, made = training_features(
+        embeddings, utt2spk, durations, mean, 5, PairSettings(60, 3)
     )
     pairs = make_pairs(embeddings.keys, utt2spk, 60, 3)
     np.testing.assert_array_equal(labels, pairs.labels)
+    assert (made.enroll, made.test) == (pairs.enroll, pairs.test)
 
     def unit(vector):
         return (vector - mean) / np.linalg.norm(vector - mean)
@@ -90,15 +87,17 @@ def test_training_scores_leave_the_pairs_own_speakers_out_of_the_cohort():
 
 def test_top_n_must_leave_room_for_the_excluded_speakers():
     embeddings, utt2spk, durations = training_set()
-    training_features(embeddings, utt2spk, durations, None, top_n=10, num_pairs=10)
+    training_features(embeddings, utt2spk, durations, None, 10, PairSettings(10))
     with pytest.raises(DataError, match=r"10 usable entries, fewer than top_n = 11"):
-        training_features(embeddings, utt2spk, durations, None, top_n=11, num_pairs=10)
+        training_features(embeddings, utt2spk, durations, None, 11, PairSettings(10))
 
 
 def test_same_seed_gives_the_same_calibration():
     embeddings, utt2spk, durations = training_set()
     made = [
-        fit(*training_features(embeddings, utt2spk, durations, None, 6, 200, seed))
+        fit(
+            *training_features(embeddings, utt2spk, durations, None, 6, PairSettings(200, seed))[:2]
+        )
         for seed in (7, 7, 8)
     ]
     np.testing.assert_array_equal(made[0].coefficients, made[1].coefficients)
@@ -135,7 +134,9 @@ def test_fit_equals_the_minimum_of_the_penalised_likelihood():
     from scipy.optimize import minimize
 
     embeddings, utt2spk, durations = training_set()
-    features, labels = training_features(embeddings, utt2spk, durations, None, 6, 300)
+    features, labels, _ = training_features(
+        embeddings, utt2spk, durations, None, 6, PairSettings(300)
+    )
     signs = np.where(labels == 1, 1, -1)
 
     def cost(weights):  # liblinear penalises the intercept like any weight
@@ -150,13 +151,15 @@ def test_fit_equals_the_minimum_of_the_penalised_likelihood():
 
 def test_saved_calibration_comes_back_and_can_be_read_by_people(tmp_path):
     embeddings, utt2spk, durations = training_set()
-    features, labels = training_features(embeddings, utt2spk, durations, None, 6, 100)
+    features, labels, _ = training_features(
+        embeddings, utt2spk, durations, None, 6, PairSettings(100)
+    )
     calibration = fit(features, labels)
     path = tmp_path / "calibration.json"
     calibration.save(path, {"top_n": 6})
     np.testing.assert_array_equal(Calibration.load(path).llr(features), calibration.llr(features))
     record = json.loads(path.read_text())
-    assert record["features"] == list(FEATURES)
+    assert record["features"] == list(FEATURES["qmf9"])
     assert record["training_pairs"] == {"target": 50, "nontarget": 50}
     assert record["settings"] == {"top_n": 6}
     assert record["llr_thresholds"] == {
@@ -170,7 +173,7 @@ def test_saved_calibration_comes_back_and_can_be_read_by_people(tmp_path):
     "change, words",
     [
         (lambda record: record.pop("intercept"), "intercept"),
-        (lambda record: record.update(features=["score"]), "holds the features score;"),
+        (lambda record: record.update(features=["loudness"]), "holds the features loudness;"),
         (lambda record: record.update(coefficients=[1.0]), "Run the calibration again"),
         (lambda record: record.update(intercept=float("nan")), "not finite"),
         (lambda record: record.update(training_pairs={"target": 0, "nontarget": 5}), "no training"),

@@ -12,10 +12,12 @@ from wesp_lap.kaldi.ark import VectorWriter
 from wesp_lap.kaldi.scores import read_scores, write_scores
 from wesp_lap.kaldi.trials import Trials, write_trials
 from wesp_lap.scoring import metrics
-from wesp_lap.scoring.calibration import Calibration, quality_features
-from wesp_lap.scoring.calibration_lists import TrainingFiles, calibrate_lists
+from wesp_lap.scoring.calibration import Calibration
+from wesp_lap.scoring.calibration_data import PairSettings
+from wesp_lap.scoring.calibration_lists import FitSettings, TrainingFiles, calibrate_lists
 from wesp_lap.scoring.cosine import score_trials
 from wesp_lap.scoring.embeddings import Embeddings, enrolment_models
+from wesp_lap.scoring.features import quality_features
 from wesp_lap.scoring.lists import TrialFiles, normalise_lists, score_lists
 from wesp_lap.scoring.norm import score_norm
 from wesp_lap.scoring.report import evaluate_systems, metrics_table, read_systems
@@ -79,8 +81,10 @@ def calibrate(scored, out="cal", **options):
     train = corpus / "train"
     training = TrainingFiles(train / "xvector.scp", train / "utt2spk", train / "utt2dur")
     durations = options.pop("utt2dur", corpus / "test/utt2dur")
+    pairs = PairSettings(options.pop("num_pairs", 30_000))
+    settings = FitSettings(pairs=pairs, **options)
     return calibrate_lists(
-        lists, corpus / "scores", files, durations, training, corpus / out, **options
+        lists, corpus / "scores", files, durations, training, corpus / out, settings
     )
 
 
