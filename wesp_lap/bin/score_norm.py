@@ -19,6 +19,7 @@ def score_norm(
     top_n: int = 300,
     method: NormMethod = "asnorm",
     std_ddof: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Write normalised scores to SCORES_DIR/<list file name>.<method>.score.
 
@@ -37,10 +38,11 @@ def score_norm(
         top_n: how many of the largest cohort scores count; not used by snorm.
         method: asnorm or snorm.
         std_ddof: 1 divides squared deviations by n - 1, 0 by n.
+        device: cpu, or cuda to compute the cohort scores of large cohorts on a GPU.
     """
     files = TrialFiles(enroll_scp, test_scp, mean_scp, enroll_map)
     for path in normalise_lists(
-        trials, scores_dir, files, cohort_scp, cohort_utt2spk, top_n, method, std_ddof
+        trials, scores_dir, files, cohort_scp, cohort_utt2spk, top_n, method, std_ddof, device
     ):
         print(path)
 

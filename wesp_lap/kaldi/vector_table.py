@@ -83,9 +83,17 @@ class VectorTable:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @cached_property
+    @property
     def dim(self) -> int:
-        """Dimension E, which all vectors must have: that of most of the first readable ones."""
+        """Dimension E, which all vectors must have; without a readable one, ``blocks``' error."""
+        if not self._usual_dim:
+            for _ in self.blocks():
+                pass
+        return self._usual_dim
+
+    @cached_property
+    def _usual_dim(self) -> int:
+        """The dimension of most of the first readable vectors; 0 when there is none."""
         found: list[int] = []
         for archive in self._archives:
             with mapped(archive.path) as data:
@@ -124,7 +132,7 @@ class VectorTable:
                 offsets, rows = archive.offsets[part], archive.rows[part]
                 if archive.record:
                     digest.go_to(int(offsets[-1]))
-                vectors, faults = _vectors(data, offsets, self.dim)
+                vectors, faults = _vectors(data, offsets, self._usual_dim)
                 if archive.is_named_as(self.scp):
                     faults = {**self._key_faults(data, rows, offsets), **faults}
                 problems += [
@@ -134,7 +142,7 @@ class VectorTable:
                 whole = np.delete(np.arange(len(rows)), list(faults))
                 yield Block(rows, vectors) if not faults else Block(rows[whole], vectors[whole])
             if archive.record and len(problems) == before:
-                problems += _record_problems(archive, self.dim, digest.go_to(len(data)))
+                problems += _record_problems(archive, self._usual_dim, digest.go_to(len(data)))
 
     def _key_faults(
         self, data: memoryview, rows: NDArray[np.intp], offsets: NDArray[np.int64]

@@ -8,9 +8,9 @@ import numpy as np
 
 from wesp_lap.errors import DataError
 from wesp_lap.kaldi.trials import Trials
-from wesp_lap.scoring.embeddings import Embeddings
+from wesp_lap.scoring.embeddings import Embeddings, EmbeddingSource
 
-_BLOCK_TRIALS = 16_384
+_BLOCK_TRIALS = 1024  # whose embeddings fit the cache
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def pair_cosines(enroll: Side, test: Side) -> np.ndarray:
     return scores
 
 
-def check_widths(one: Embeddings, other: Embeddings) -> None:
+def check_widths(one: EmbeddingSource, other: EmbeddingSource) -> None:
     """Raise a DataError that names both sets when their embeddings differ in width."""
     if one.dim != other.dim:
         raise DataError(

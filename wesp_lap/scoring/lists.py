@@ -18,7 +18,7 @@ from wesp_lap.kaldi.scores import read_scores, write_scores
 from wesp_lap.kaldi.tables import read_table
 from wesp_lap.kaldi.trials import Trials, read_trials
 from wesp_lap.scoring.cosine import score_trials
-from wesp_lap.scoring.embeddings import Embeddings, enrolment_models
+from wesp_lap.scoring.embeddings import EmbeddingFile, Embeddings, EmbeddingSource, enrolment_models
 from wesp_lap.scoring.norm import NormMethod, score_norm
 
 
@@ -44,7 +44,7 @@ class TrialFiles:
         test = utterances
         if self.test_scp is not None and Path(self.test_scp) != Path(self.enroll_scp):
             test = Embeddings.read(self.test_scp)
-        mean = None if self.mean_scp is None else Embeddings.read(self.mean_scp).mean()
+        mean = None if self.mean_scp is None else EmbeddingFile(self.mean_scp).mean()
         models = self.models()
         return enrolment_models(utterances, models, mean) if models else utterances, test, mean
 
@@ -77,6 +77,7 @@ def normalise_lists(
     top_n: int = 300,
     method: NormMethod = "asnorm",
     std_ddof: int = 1,
+    device: str = "cpu",
 ) -> list[Path]:
     """Write normalised scores of every list to ``scores_dir/NAME.METHOD.score``.
 
@@ -88,11 +89,12 @@ def normalise_lists(
         lists: trial lists with scores in ``scores_dir/NAME.score``.
         scores_dir: directory of the score files.
         files: the embeddings that the scores were made from.
-        cohort_scp: embeddings of the cohort.
+        cohort_scp: embeddings of the cohort, which are read block by block.
         cohort_utt2spk: when given, the cohort is the means of these speakers.
         top_n: how many of the largest cohort cosines count.
         method: "asnorm" or "snorm".
         std_ddof: 1 for the unbiased standard deviation, 0 for the population's.
+        device: "cpu", or the torch device that meets the cohort.
     """
     names = list_names(lists)
     all_trials = [read_trials(path) for path in lists]
@@ -100,7 +102,7 @@ def normalise_lists(
         matching_scores(scores_dir, name, "score", t) for name, t in _pairs(names, all_trials)
     ]
     enroll, test, mean = files.load()
-    cohort = Embeddings.read(cohort_scp)
+    cohort: EmbeddingSource = EmbeddingFile(cohort_scp)
     if cohort_utt2spk is not None:
         cohort = cohort.speaker_means(read_table(cohort_utt2spk))
     normalised, statistics = score_norm(
@@ -113,6 +115,7 @@ def normalise_lists(
         top_n,
         method,
         std_ddof,
+        device,
     )
     columns = np.column_stack(
         [

@@ -16,13 +16,15 @@ import numpy as np
 
 from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.kaldi.trials import Trials
-from wesp_lap.log import progress
+from wesp_lap.log import get_logger
+from wesp_lap.scoring.cohort import Cohort
 from wesp_lap.scoring.cosine import Side, check_widths, trial_sides
-from wesp_lap.scoring.embeddings import Embeddings
+from wesp_lap.scoring.embeddings import Embeddings, EmbeddingSource
 
 NormMethod = Literal["asnorm", "snorm"]
 
-_BLOCK_BYTES = 64 << 20
+_LARGEST_BYTES = 128 << 20  # largest cosines so far, of the rows that meet the cohort together
+_AVERAGED_ROWS = 4096
 # Cosines come out of float32 products: a spread below their resolution is rounding, not spread.
 _LEAST_STD = 1e-6
 
@@ -53,26 +55,31 @@ def score_norm(
     trials: Trials,
     enroll: Embeddings,
     test: Embeddings,
-    cohort: Embeddings,
+    cohort: EmbeddingSource,
     mean: np.ndarray | None,
     top_n: int,
     method: NormMethod = "asnorm",
     std_ddof: int = 1,
+    device: str = "cpu",
 ) -> tuple[np.ndarray, CohortStatistics]:
     """Normalise the scores of a trial list against a cohort.
 
-    Every distinct utterance meets the cohort once, in blocks of bounded memory.
+    Every distinct utterance meets the cohort once, in blocks of bounded memory. All entries of the
+    cohort take part, also one that bears the name of a side of the trial: a cohort should hold
+    other speakers, and a warning says when it does not.
 
     Args:
         scores: (T,) cosines of the trials.
         trials: T pairs of keys.
         enroll: embeddings of the first column.
         test: embeddings of the second column; may be the same object as ``enroll``.
-        cohort: embeddings of other speakers, usually means of the training speakers.
+        cohort: embeddings of other speakers, usually means of the training speakers; those of an
+            ``EmbeddingFile`` are read block by block.
         mean: (E,) subtracted from every embedding, or None; the one the scores were made with.
         top_n: how many of the largest cohort cosines count; S-norm takes all.
         method: "asnorm" or "snorm".
         std_ddof: 1 divides squared deviations by n - 1, 0 by n (as WeSpeaker does).
+        device: "cpu", or the torch device that meets the cohort.
 
     Returns:
         Normalised scores, (T,) float64, and the statistics behind them.
@@ -88,13 +95,14 @@ def score_norm(
     check_widths(enroll, cohort)
     size = len(cohort.keys)
     count = check_top_n(top_n if method == "asnorm" else max(2, size), size)
-    cohort_unit, _ = cohort.unit(mean)
+    entries = Cohort.of_source(cohort, mean)
     left, right = trial_sides(trials, enroll, test, mean)
-    left_mean, left_std = _side_statistics(left, cohort_unit, count, std_ddof)
+    _warn_of_trials_in_cohort({*left.keys, *right.keys}, cohort)
+    left_mean, left_std = _side_statistics(left, entries, count, std_ddof, device)
     if right.unit is left.unit:
         right_mean, right_std = left_mean, left_std
     else:
-        right_mean, right_std = _side_statistics(right, cohort_unit, count, std_ddof)
+        right_mean, right_std = _side_statistics(right, entries, count, std_ddof, device)
     statistics = CohortStatistics(
         enroll_norm=left.norms[left.rows],
         test_norm=right.norms[right.rows],
@@ -115,37 +123,37 @@ def symmetric_norm(scores: np.ndarray, statistics: CohortStatistics) -> np.ndarr
 
 def cohort_statistics(
     unit: np.ndarray,
-    cohort_unit: np.ndarray,
+    cohort: Cohort | np.ndarray,
     top_n: int,
     std_ddof: int = 1,
     excluded: np.ndarray | None = None,
+    device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of the ``top_n`` largest cohort cosines per row.
 
+    Of the cosines of a row only the largest so far are kept, or their mean and sum of squares when
+    all count. Products are float32, averages float64; block sizes and threads change the result by
+    no more than rounding (1e-6).
+
     Args:
-        unit: (n, E) of unit length.
-        cohort_unit: (C, E) of unit length.
+        unit: (n, E) float32 of unit length.
+        cohort: C entries; an array is (C, E), of unit length.
         top_n: how many cohort entries count, at most C less those excluded.
         std_ddof: 1 unbiased, 0 population.
-        excluded: (n, x) cohort rows that must not count for row i, or None.
+        excluded: (n, x) rows of a cohort array that must not count for row i, or None.
+        device: "cpu" for numpy with as many threads as its BLAS has, else a torch device.
 
     Returns:
         Two arrays (n,) float64.
     """
-    size = len(cohort_unit)
+    if isinstance(cohort, np.ndarray):
+        cohort = Cohort.of_array(cohort)
     means, stds = np.empty(len(unit)), np.empty(len(unit))
-    height = max(1, _BLOCK_BYTES // (4 * size))
-    starts = range(0, len(unit), height)
-    for start in progress(starts, "cohort scores", unit="block"):
-        rows = slice(start, min(start + height, len(unit)))
-        cosines = unit[rows] @ cohort_unit.T
-        if excluded is not None:
-            np.put_along_axis(cosines, excluded[rows], -np.inf, axis=1)
-        if top_n < size:
-            cosines.partition(size - top_n, axis=1)
-        top = cosines[:, size - top_n :].astype(np.float64)
-        means[rows] = top.mean(axis=1)
-        stds[rows] = top.std(axis=1, ddof=std_ddof)
+    height = max(1, _LARGEST_BYTES // (4 * top_n))
+    for start in range(0, len(unit), height):
+        rows = slice(start, start + height)
+        barred = None if excluded is None else excluded[rows]
+        means[rows], stds[rows] = _statistics(unit[rows], cohort, top_n, std_ddof, barred, device)
     return means, stds
 
 
@@ -172,9 +180,45 @@ def check_spread(stds: np.ndarray, keys: Sequence[str]) -> None:
         )
 
 
-def _side_statistics(
-    side: Side, cohort_unit: np.ndarray, top_n: int, std_ddof: int
+def _statistics(
+    unit: np.ndarray,
+    cohort: Cohort,
+    top_n: int,
+    std_ddof: int,
+    excluded: np.ndarray | None,
+    device: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    means, stds = cohort_statistics(side.unit, cohort_unit, top_n, std_ddof)
+    if device == "cpu":
+        from wesp_lap.scoring.cohort_numpy import largest, moments
+    else:
+        from wesp_lap.scoring.cohort_torch import largest, moments
+    if top_n == cohort.size and excluded is None:
+        mean, squares = moments(unit, cohort, device)
+        return mean, np.sqrt(squares / (top_n - std_ddof))
+    found = largest(unit, cohort, top_n, excluded, device)
+    means, stds = np.empty(len(unit)), np.empty(len(unit))
+    for start in range(0, len(unit), _AVERAGED_ROWS):
+        rows = slice(start, start + _AVERAGED_ROWS)
+        cosines = found[rows].astype(np.float64)
+        means[rows], stds[rows] = cosines.mean(axis=1), cosines.std(axis=1, ddof=std_ddof)
+    return means, stds
+
+
+def _side_statistics(
+    side: Side, cohort: Cohort, top_n: int, std_ddof: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    means, stds = cohort_statistics(side.unit, cohort, top_n, std_ddof, device=device)
     check_spread(stds, side.keys)
     return means, stds
+
+
+def _warn_of_trials_in_cohort(keys: set[str], cohort: EmbeddingSource) -> None:
+    both = keys.intersection(cohort.keys)
+    if both:
+        get_logger().warning(
+            "%s: %d of the names in the trials are in the cohort too, as %s; normalised scores "
+            "assume a cohort of other speakers",
+            cohort.source,
+            len(both),
+            min(both),
+        )

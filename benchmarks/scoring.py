@@ -1,0 +1,263 @@
+"""Speed and memory of scoring at the size of VoxCeleb1-E, beside the least that could do it.
+
+    python benchmarks/scoring.py [--scale 1] [--rounds 3] [--wespeaker DIR] [--threads 2]
+
+145,160 embeddings of 256 numbers, 579,818 trials and a cohort of 5,994 speaker means, all seeded.
+Every candidate is a process of its own: time and peak memory (largest resident set) are of the
+whole process with its imports, unless the table says otherwise. Candidates of a row run in turn,
+round after round; medians count.
+
+* scoring: the library function of the score command, from files to score file; beside it a Python
+  loop that calls scikit-learn's cosine_similarity for every trial, on --loop_trials of them,
+  scaled to all (its time without reading and imports)
+* AS-norm: the function of score_norm, from files to score file; beside it, on arrays that are in
+  memory already, the bare product in blocks with numpy's partition, mean and std
+* metrics: EER and two minDCF of as many scores, from arrays
+* growth: scoring of ten times as many trials
+* wespeaker: its bin/score.py and bin/score_norm.py on the same files
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DIM, UTTERANCES, TRIALS, COHORT, SPEAKERS = 256, 145_160, 579_818, 5_994, 1_251
+TOP_N = 300
+_BLOCK_ROWS = 2048
+
+
+def main() -> None:
+    """Make the inputs, run everything and print the table."""
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="scoring-benchmark-") as folder:
+        work = Path(folder)
+        make_inputs(work, options.scale)
+        print(f"{os.cpu_count()} cores, {options.threads} threads, numpy {np.__version__}")
+        print(f"scale {options.scale}, medians of {options.rounds} rounds\n")
+        _print_row("job", "candidate", "seconds", "of whole", "peak MB", "ratio")
+        loop = {"trials": options.loop_trials}
+        rows: dict[str, dict[str, dict[str, Any]]] = {
+            "scoring": {"score": {}, "sklearn_loop": loop},
+            "AS-norm": {"score_norm": {}, "bare_norm": {}},
+            "metrics": {"metrics": {}},
+            "growth": {"score": {}, "score_10x": {}},
+        }
+        if options.wespeaker:
+            peer = {"wespeaker": str(options.wespeaker.absolute())}
+            rows["scoring"]["wespeaker_score"] = peer
+            rows["AS-norm"]["wespeaker_norm"] = peer
+        for name in options.only.split(",") if options.only else rows:
+            _compare(name, rows[name], work, options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="part of all sizes but the cohort")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--loop_trials", type=int, default=20_000)
+    parser.add_argument("--only", default="", help="names of rows with commas between them")
+    parser.add_argument("--wespeaker", type=Path, help="a WeSpeaker checkout to compare with")
+    return parser.parse_args()
+
+
+def make_inputs(work: Path, scale: float = 1.0) -> None:
+    """Write embeddings, cohort and trial lists (one of them ten times as long) below ``work``."""
+    from wesp_lap.kaldi.ark import VectorWriter
+    from wesp_lap.kaldi.trials import Trials, write_trials
+
+    rng = np.random.default_rng(0)
+    voices = rng.standard_normal((SPEAKERS, DIM)).astype(np.float32)
+    count = round(UTTERANCES * scale)
+    speaker = np.arange(count) * SPEAKERS // count
+    keys = [f"id{10001 + s}/video-{i // 5:06d}/{i:06d}.wav" for i, s in enumerate(speaker)]
+    with VectorWriter(work / "test/xvector") as writer:
+        for key, s in zip(keys, speaker, strict=True):
+            writer.write(key, voices[s] + 2 * rng.standard_normal(DIM) + 0.5)
+    with VectorWriter(work / "cohort/xvector") as writer:
+        for i in range(COHORT):
+            writer.write(f"id{i:05d}", rng.standard_normal(DIM) + 0.5)
+    for name, trials in (("E", round(TRIALS * scale)), ("E10", round(10 * TRIALS * scale))):
+        # Every utterance is in the list, as in the real one; half of the trials are targets.
+        one = rng.permutation(np.arange(trials) % count)
+        near = (one + rng.integers(1, max(2, count // SPEAKERS), trials)) % count
+        other = np.where(rng.random(trials) < 0.5, near, rng.integers(count, size=trials))
+        labels = (speaker[one] == speaker[other]).astype(np.int8)
+        pairs = [[keys[i] for i in side.tolist()] for side in (one, other)]
+        write_trials(work / name, Trials(*pairs, labels))
+
+
+def _compare(
+    name: str, jobs: Mapping[str, Mapping[str, Any]], work: Path, options: argparse.Namespace
+) -> None:
+    results: dict[str, list[dict[str, float]]] = {job: [] for job in jobs}
+    for _ in range(options.rounds):
+        for job, extra in jobs.items():
+            results[job].append(_run(job, work, options.threads, extra))
+    first = 0.0
+    for job, runs in results.items():
+        seconds, inner, peak = (
+            statistics.median(run[key] for run in runs) for key in ("wall", "inner", "peak_mb")
+        )
+        counted = inner if job in ("sklearn_loop", "bare_norm", "metrics") else seconds
+        first = first or counted
+        cells = (f"{inner:.2f}", f"{seconds:.2f}", f"{peak:.0f}", f"{counted / first:.2f}")
+        _print_row(name, job, *cells)
+
+
+def _run(job: str, work: Path, threads: int, extra: Mapping[str, Any]) -> dict[str, float]:
+    """Run one job in a process of its own."""
+    command = [sys.executable, __file__, "--job", job, str(work), json.dumps(dict(extra))]
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **limits},
+    )
+    wall = time.perf_counter() - start
+    return {"wall": wall, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def _print_row(*cells: str) -> None:
+    print("  ".join(f"{cell:>15}" for cell in cells), flush=True)
+
+
+def score(work: Path, trials: str = "E") -> float:
+    """Score a list, from files to file."""
+    from wesp_lap.scoring.lists import TrialFiles, score_lists
+
+    files = TrialFiles(work / "test/xvector.scp", mean_scp=work / "cohort/xvector.scp")
+    return _timed(lambda: score_lists([work / trials], files, work / "scores"))
+
+
+def score_10x(work: Path) -> float:
+    """Score ten times as many trials."""
+    return score(work, "E10")
+
+
+def score_norm(work: Path) -> float:
+    """Normalise a scored list, from files to file."""
+    from wesp_lap.scoring.lists import TrialFiles, normalise_lists
+
+    files = TrialFiles(work / "test/xvector.scp", mean_scp=work / "cohort/xvector.scp")
+    if not (work / "scores/E.score").exists():
+        score(work)
+    return _timed(
+        lambda: normalise_lists(
+            [work / "E"], work / "scores", files, work / "cohort/xvector.scp", top_n=TOP_N
+        )
+    )
+
+
+def sklearn_loop(work: Path, trials: int) -> float:
+    """Call cosine_similarity once per trial, for some trials; return the time for all."""
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    from wesp_lap.kaldi.ark import read_vectors
+    from wesp_lap.kaldi.trials import read_trials
+
+    vectors = dict(zip(*read_vectors(work / "test/xvector.scp"), strict=True))
+    listed = read_trials(work / "E")
+    pairs = list(zip(listed.enroll, listed.test, strict=True))
+    part = pairs[:trials]
+
+    def loop() -> None:
+        for one, other in part:
+            cosine_similarity(vectors[one].reshape(1, -1), vectors[other].reshape(1, -1))
+
+    return _timed(loop) * len(pairs) / len(part)
+
+
+def bare_norm(work: Path) -> float:
+    """Multiply, partition, average: arrays in, arrays out."""
+    from wesp_lap.kaldi.ark import read_vectors
+
+    rows, cohort = (read_vectors(work / name)[1] for name in ("test/xvector.scp", "cohort/xvector.scp"))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cohort /= np.linalg.norm(cohort, axis=1, keepdims=True)
+
+    def loop() -> None:
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            cosines = rows[start : start + _BLOCK_ROWS] @ cohort.T
+            top = np.partition(cosines, len(cohort) - TOP_N, axis=1)[:, -TOP_N:]
+            top.mean(axis=1)
+            top.std(axis=1)
+
+    return _timed(loop)
+
+
+def metrics(work: Path) -> float:
+    """Compute error rates from arrays."""
+    from wesp_lap.scoring.metrics import evaluate
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=TRIALS).astype(np.int8)
+    scores = rng.standard_normal(TRIALS) + 2 * labels
+    return _timed(lambda: evaluate(scores, labels))
+
+
+def wespeaker_score(work: Path, wespeaker: str) -> float:
+    """Run its score.py."""
+    cohort = str(work / "cohort")
+    arguments = [str(work), str(work / "test/xvector.scp"), "True", cohort, str(work / "E")]
+    return _timed(lambda: _script(wespeaker, "score.py", arguments))
+
+
+def wespeaker_norm(work: Path, wespeaker: str) -> float:
+    """Run its score_norm.py."""
+    if not (work / "cohort/mean_vec.npy").exists():
+        from wesp_lap.kaldi.ark import read_vectors
+
+        np.save(work / "cohort/mean_vec.npy", read_vectors(work / "cohort/xvector.scp")[1].mean(0))
+    names = ["scores/E.score", "scores/E.wespeaker", "cohort/xvector.scp", "test/xvector.scp"]
+    arguments = ["asnorm", str(TOP_N), *(str(work / name) for name in names)]
+    arguments.append(str(work / "cohort/mean_vec.npy"))
+    return _timed(lambda: _script(wespeaker, "score_norm.py", arguments))
+
+
+def _script(checkout: str, name: str, arguments: list[str]) -> None:
+    package = types.ModuleType("wespeaker")  # its own one imports what scoring does not need
+    package.__path__ = [f"{checkout}/wespeaker"]
+    sys.modules["wespeaker"] = package
+    sys.argv = [name, *arguments]
+    runpy.run_path(f"{checkout}/wespeaker/bin/{name}", run_name="__main__")
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _job(name: str, work: str, extra: str) -> None:
+    seconds = globals()[name](Path(work), **json.loads(extra))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(f'\n{{"inner": {seconds}, "peak_mb": {peak}}}')
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--job"]:
+        _job(*sys.argv[2:])
+    else:
+        main()
