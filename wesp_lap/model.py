@@ -167,8 +167,9 @@ class SpeakerModel(nn.Module):
         config = read_json(source / CONFIG_FILE)
         try:
             parts = {part: config[part] for part in ("frontend", "backend")}
-        except KeyError as error:
-            raise DataError(f"{source / CONFIG_FILE}: {error} is missing") from error
+        except (KeyError, TypeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else "not a JSON object"
+            raise DataError(f"{source / CONFIG_FILE}: {what}") from error
         model = cls(from_mapping(ModelSettings, parts, str(source / CONFIG_FILE)))
         load_module(model, source / WEIGHTS_FILE)
         return model.eval()

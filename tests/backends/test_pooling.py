@@ -110,3 +110,18 @@ def test_superb_with_one_large_logit_selects_that_layer():
     with torch.no_grad():
         weighted.logits[3] = 60
     torch.testing.assert_close(weighted(states), states[3])
+
+
+def test_frames_beyond_the_length_of_a_row_count_for_nothing():
+    torch.manual_seed(0)
+    pooling = AttentiveStatisticsPooling(8, embed_dim=4).eval()
+    frames = [2, 9, 5]
+    x = torch.randn(3, 9, 8)
+    single = torch.cat([pooling(x[row : row + 1, :n]) for row, n in enumerate(frames)])
+    for row, n in enumerate(frames):
+        x[row, n:] = float("nan")
+    torch.testing.assert_close(pooling(x, frames), single)
+    padding = torch.arange(9) >= torch.tensor(frames).unsqueeze(1)
+    weights = pooling.attention(x.nan_to_num(), padding.unsqueeze(-1))
+    assert (weights[padding] == 0).all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, 8))

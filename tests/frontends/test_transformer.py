@@ -211,3 +211,20 @@ def test_wrong_settings_are_named():
         make()
     with pytest.raises(ConfigError, match=r"did you mean 'weights'"):
         make(wieghts="x")
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_each_state_of_a_padded_row_is_that_of_the_row_alone(model_type, norm):
+    front = frontend(model_type, feat_extract_norm=norm)
+    lengths = [8000, 720, 5000]
+    waves = torch.randn(3, 8000)
+    with torch.no_grad():
+        alone = [front(waves[row : row + 1, :n]) for row, n in enumerate(lengths)]
+        for row, n in enumerate(lengths):
+            waves[row, n:] = 100.0
+        padded = front(waves, lengths)
+    for row, n in enumerate(lengths):
+        for state, wanted in zip(padded, alone[row], strict=True):
+            frames = front.output_lengths(n)
+            torch.testing.assert_close(state[row, :frames], wanted[0], atol=1e-4, rtol=1e-4)
