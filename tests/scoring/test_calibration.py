@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from wesp_lap.errors import DataError
+from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.kaldi.trials import Trials
 from wesp_lap.scoring import metrics
 from wesp_lap.scoring.calibration import Calibration, fit
@@ -194,3 +194,100 @@ def test_broken_calibration_files_are_named(tmp_path, change, words):
 def test_one_kind_of_pairs_cannot_be_fitted():
     with pytest.raises(DataError, match="target and non-target"):
         fit(np.ones((3, 9)), np.ones(3, np.int8))
+
+
+def overlapping(count=3000, share=0.3, seed=1):
+    random = np.random.default_rng(seed)
+    labels = (random.random(count) < share).astype(np.int8)
+    features = random.normal(size=(count, 7)) * [1, 5, 0.1, 40, 1, 2, 1] + [0, 3, 1, 200, 0, 0, 7]
+    features[:, 0] += 2 * labels
+    features[:, 3] += 10 * labels
+    return features, labels
+
+
+@pytest.mark.parametrize("prior", [0.5, 0.05])
+def test_cllr_objective_equals_sklearns_weighted_regression(prior):
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = overlapping()
+    weights = np.where(labels == 1, prior / labels.mean(), (1 - prior) / (1 - labels.mean()))
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    model = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000)
+    model.fit(scaled, labels, sample_weight=weights)
+    expected = model.decision_function(scaled) - np.log(prior / (1 - prior))
+    got = fit(features, labels, feature_set="qmf7", objective="cllr", prior=prior).llr(features)
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+def test_cllr_objective_does_not_mind_the_share_of_targets_or_the_scale():
+    features, labels = overlapping()
+    once = fit(features, labels, feature_set="qmf7", objective="cllr")
+    targets = labels == 1
+    more = np.concatenate([features, *[features[targets]] * 4])
+    again = fit(
+        more, np.concatenate([labels, *[labels[targets]] * 4]), feature_set="qmf7", objective="cllr"
+    )
+    np.testing.assert_allclose(again.llr(features), once.llr(features), atol=1e-4)
+    scale, shift = np.array([1, 1e-3, 1, 1e4, 1, 1, 1]), np.array([0, 5, 0, 0, -3, 0, 0])
+    other = fit(features * scale + shift, labels, feature_set="qmf7", objective="cllr")
+    np.testing.assert_allclose(
+        other.llr(features * scale + shift), once.llr(features), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_cllr_objective_gives_the_least_cllr():
+    features, labels = overlapping()
+    best = fit(features, labels, feature_set="qmf7", objective="cllr")
+    least = metrics.cllr(best.llr(features), labels)
+    assert least <= metrics.cllr(fit(features, labels, feature_set="qmf7").llr(features), labels)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        weights = best.coefficients * (1 + 0.05 * random.normal(size=7))
+        nudged = Calibration(weights, best.intercept, best.targets, best.nontargets, "qmf7")
+        assert metrics.cllr(nudged.llr(features), labels) >= least - 1e-6
+
+
+def test_pairs_without_errors_give_finite_ratios_and_a_warning(caplog):
+    labels = np.repeat([1, 0], 50)
+    features = np.where(labels == 1, 2.0, -2.0)[:, None] + np.linspace(-1, 1, 100)[:, None]
+    with caplog.at_level("WARNING", logger="wesp_lap"):
+        calibration = fit(features, labels, feature_set="score", objective="cllr")
+    llrs = calibration.llr(features)
+    assert np.isfinite(llrs).all() and (np.sign(llrs) == np.where(labels == 1, 1, -1)).all()
+    assert "told apart without an error" in caplog.text
+
+
+def test_features_that_never_change_get_no_weight():
+    features, labels = overlapping()
+    features[:, 5] = 1e6
+    calibration = fit(features, labels, feature_set="qmf7", objective="cllr")
+    assert calibration.coefficients[5] == 0 and np.isfinite(calibration.intercept)
+    features[7, 2] = np.nan
+    with pytest.raises(DataError, match="not finite: l2_enroll"):
+        fit(features, labels, feature_set="qmf7")
+
+
+def test_unknown_settings_are_named():
+    features, labels = overlapping(100)
+    with pytest.raises(ConfigError, match="unknown objective 'bce'; known: logistic, cllr"):
+        fit(features, labels, feature_set="qmf7", objective="bce")
+    with pytest.raises(ConfigError, match="between 0 and 1, got 1"):
+        fit(features, labels, feature_set="qmf7", objective="cllr", prior=1)
+
+
+@pytest.mark.parametrize("name", list(FEATURES))
+def test_every_feature_set_is_saved_and_known_again(tmp_path, name):
+    size = len(FEATURES[name])
+    Calibration(np.arange(size) + 1.0, 0.5, 10, 30, name).save(
+        tmp_path / "c.json", {"top_n": 5}, (0.001, 0.9)
+    )
+    loaded = Calibration.load(tmp_path / "c.json")
+    assert loaded.feature_set == name
+    assert loaded.llr(np.ones((1, size)))[0] == pytest.approx(
+        size * (size + 1) / 2 + 0.5 + np.log(3)
+    )
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert record["llr_thresholds"] == {
+        "0.001": pytest.approx(np.log(999)),
+        "0.9": pytest.approx(-np.log(9)),
+    }

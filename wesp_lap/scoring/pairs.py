@@ -105,10 +105,12 @@ def make_balanced_pairs(
         _Cell(utterance_set, short, long, "short-long "),
         _Cell(utterance_set, long, long, "long-long "),
     ]
-    missing = [cell.name for cell in cells if not (cell.target_pairs and cell.nontarget_pairs)]
+    missing = [
+        cell.name.strip() for cell in cells if not (cell.target_pairs and cell.nontarget_pairs)
+    ]
     if missing:
         raise DataError(
-            f"the training set has no target or no non-target pairs: {', '.join(missing)}"
+            f"the training set lacks target or non-target pairs: {', '.join(missing)} "
             f"({len(short.rows)} utterances of {bounds[0]:g} to {bounds[1]:g} s, {len(long.rows)} "
             f"longer)\nGive other --pair_durations, add shorter cuts of the utterances to the "
             "set, or take --pairs random."
