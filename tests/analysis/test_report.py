@@ -149,3 +149,39 @@ def test_the_command_writes_what_it_prints(tmp_path, scores, phase, capsys):
     assert not (tmp_path / "out" / "results.md").exists()
     report.main(["easy"], str(scores), str(tmp_path / "out"), phases=[str(phase)])
     assert (tmp_path / "out" / "results.md").exists()
+
+
+def test_intervals_and_groups_are_shown_when_maps_are_given(tmp_path, scores, phase, capsys):
+    ids = [f"{side}{i}" for side in "ab" for i in range(8)]
+    # Targets of the worked list are trials 0, 1, 3 and 5.
+    speakers = {f"a{i}": f"s{i}" for i in range(8)}
+    speakers |= {f"b{i}": f"s{i}" if i in (0, 1, 3, 5) else f"s{(i + 1) % 8}" for i in range(8)}
+    (tmp_path / "utt2spk").write_text("".join(f"{key} {speakers[key]}\n" for key in ids))
+    (tmp_path / "room").write_text(
+        "".join(f"{key} {'large' if key < 'b' else 'x'}\n" for key in ids)
+    )
+    (scores / "easy.score").write_text((scores / "easy.asnorm.score").read_text())
+    (scores / "easy.qmf.score").unlink()
+    report.main(
+        ["easy"],
+        str(scores),
+        str(tmp_path / "out"),
+        phases=[str(phase)],
+        utt2spk=str(tmp_path / "utt2spk"),
+        bootstrap=50,
+        by=[str(tmp_path / "room")],
+    )
+    printed = capsys.readouterr().out
+    page = (tmp_path / "out" / "results.md").read_text()
+    details = page.split("```\n")[1].rstrip("\n")
+    assert details in printed and "## Intervals and groups" in page
+    header, *rows = details.splitlines()
+    assert "EER % low" in header and "EER % high" in header
+    assert [row.split()[:4] for row in rows] == [
+        ["easy", method, by, group]
+        for method in ("cosine", "asnorm")
+        for by, group in (("-", "all"), ("room", "different"), ("room", "large/x"))
+    ]
+    assert all("25.000" in row for row in rows)
+    lines = (tmp_path / "out" / "results.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["trials", "method", "eer", "mindcf01", "mindcf05"]

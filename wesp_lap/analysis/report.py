@@ -15,10 +15,16 @@ from wesp_lap.analysis.training_log import read_training_log
 from wesp_lap.analysis.training_plot import plot_training
 from wesp_lap.errors import raise_problems
 from wesp_lap.files import PathLike, atomic_write
-from wesp_lap.scoring.report import Systems, evaluate_systems, read_systems
+from wesp_lap.scoring.labelled import Scored, Systems, as_systems, read_labelled_scores
+from wesp_lap.scoring.measure import Maps, Measures, measure_systems
+from wesp_lap.scoring.report import evaluate_systems, report_table
 
 # Suffix of the score file and name of the method, in the order of the table.
 METHODS = {"": "cosine", ".asnorm": "asnorm", ".qmf": "qmf"}
+_DETAILS = (
+    "low and high are the ends of the confidence interval of the column before, from resampled "
+    "speakers. miss and fa of a group are its error rates at the EER threshold of the whole list."
+)
 COLUMNS = ("trials", "method", "eer", "mindcf01", "mindcf05")
 
 
@@ -94,9 +100,20 @@ def results_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def load_systems(files: Mapping[str, Path]) -> Systems:
+def load_scored(files: Mapping[str, Path]) -> Scored:
     """Read score files under the names of ``score_files``."""
-    return {name: next(iter(read_systems([path]).values())) for name, path in files.items()}
+    return {name: read_labelled_scores(path) for name, path in files.items()}
+
+
+def load_systems(files: Mapping[str, Path]) -> Systems:
+    """Read scores and labels under the names of ``score_files``."""
+    return as_systems(load_scored(files))
+
+
+def details_table(scored: Scored, measures: Measures, maps: Maps) -> str:
+    """Return the confidence intervals and groups of score files that ``load_scored`` read."""
+    spaced = {name.replace("\t", " "): trials for name, trials in scored.items()}
+    return report_table(measure_systems(spaced, measures, maps))
 
 
 def write_page(
@@ -105,6 +122,7 @@ def write_page(
     systems: Systems,
     phases: Sequence[PathLike],
     note: str = "",
+    details: str = "",
 ) -> Path:
     """Write ``results.md`` with the table, DET curves, training curves and the environment.
 
@@ -114,6 +132,7 @@ def write_page(
         systems: Scores and labels behind them.
         phases: Experiment directories of the training phases, in order.
         note: A paragraph below the table.
+        details: What ``details_table`` returned, or nothing.
     """
     target = Path(folder)
     figures = []
@@ -127,6 +146,7 @@ def write_page(
         "# Results\n",
         results_table(rows) + "\n",
         note + "\n" if note else "",
+        f"## Intervals and groups\n\n{_DETAILS}\n\n```\n{details}\n```\n" if details else "",
         "## Detection error trade-off\n\n" + "\n\n".join(figures) + "\n",
         "## Training\n\n" + _training_table(logs) + "\n\n![Training curves](training.png)\n",
         "## Environment\n\n" + _environment() + "\n",
