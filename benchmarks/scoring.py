@@ -3,9 +3,10 @@
     python benchmarks/scoring.py [--scale 1] [--rounds 3] [--wespeaker DIR] [--threads 2]
 
 145,160 embeddings of 256 numbers, 579,818 trials and a cohort of 5,994 speaker means, all seeded.
-Every candidate is a process of its own: time and peak memory (largest resident set) are of the
-whole process with its imports, unless the table says otherwise. Candidates of a row run in turn,
-round after round; medians count.
+Every candidate is a process of its own. Candidates of a row run in turn, round after round; medians
+count. Columns: seconds of the work itself, its processor seconds (which a busy machine changes
+less), seconds of the whole process with its imports, peak memory of the process (largest resident
+set), and the work's seconds and processor seconds as multiples of the first candidate's.
 
 * scoring: the library function of the score command, from files to score file; beside it a Python
   loop that calls scikit-learn's cosine_similarity for every trial, on --loop_trials of them,
@@ -38,6 +39,7 @@ import numpy as np
 
 DIM, UTTERANCES, TRIALS, COHORT, SPEAKERS = 256, 145_160, 579_818, 5_994, 1_251
 TOP_N = 300
+Times = dict[str, float]
 _BLOCK_ROWS = 2048
 
 
@@ -49,7 +51,7 @@ def main() -> None:
         make_inputs(work, options.scale)
         print(f"{os.cpu_count()} cores, {options.threads} threads, numpy {np.__version__}")
         print(f"scale {options.scale}, medians of {options.rounds} rounds\n")
-        _print_row("job", "candidate", "seconds", "of whole", "peak MB", "ratio")
+        _print_row("job", "candidate", "seconds", "cpu", "process", "peak MB", "ratio", "cpu ratio")
         loop = {"trials": options.loop_trials}
         rows: dict[str, dict[str, dict[str, Any]]] = {
             "scoring": {"score": {}, "sklearn_loop": loop},
@@ -111,15 +113,14 @@ def _compare(
     for _ in range(options.rounds):
         for job, extra in jobs.items():
             results[job].append(_run(job, work, options.threads, extra))
-    first = 0.0
+    columns = ("seconds", "cpu", "process", "peak_mb")
+    first: list[float] = []
     for job, runs in results.items():
-        seconds, inner, peak = (
-            statistics.median(run[key] for run in runs) for key in ("wall", "inner", "peak_mb")
-        )
-        counted = inner if job in ("sklearn_loop", "bare_norm", "metrics") else seconds
-        first = first or counted
-        cells = (f"{inner:.2f}", f"{seconds:.2f}", f"{peak:.0f}", f"{counted / first:.2f}")
-        _print_row(name, job, *cells)
+        middle = [statistics.median(run[column] for run in runs) for column in columns]
+        first = first or middle
+        ratios = [mine / base for mine, base in zip(middle[:2], first[:2], strict=True)]
+        cells = [f"{value:.2f}" for value in middle[:3]] + [f"{middle[3]:.0f}"]
+        _print_row(name, job, *cells, *(f"{ratio:.2f}" for ratio in ratios))
 
 
 def _run(job: str, work: Path, threads: int, extra: Mapping[str, Any]) -> dict[str, float]:
@@ -135,15 +136,15 @@ def _run(job: str, work: Path, threads: int, extra: Mapping[str, Any]) -> dict[s
         text=True,
         env={**os.environ, **limits},
     )
-    wall = time.perf_counter() - start
-    return {"wall": wall, **json.loads(done.stdout.splitlines()[-1])}
+    whole = time.perf_counter() - start
+    return {"process": whole, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def _print_row(*cells: str) -> None:
-    print("  ".join(f"{cell:>15}" for cell in cells), flush=True)
+    print("  ".join(f"{cell:>11}" for cell in cells), flush=True)
 
 
-def score(work: Path, trials: str = "E") -> float:
+def score(work: Path, trials: str = "E") -> Times:
     """Score a list, from files to file."""
     from wesp_lap.scoring.lists import TrialFiles, score_lists
 
@@ -151,12 +152,12 @@ def score(work: Path, trials: str = "E") -> float:
     return _timed(lambda: score_lists([work / trials], files, work / "scores"))
 
 
-def score_10x(work: Path) -> float:
+def score_10x(work: Path) -> Times:
     """Score ten times as many trials."""
     return score(work, "E10")
 
 
-def score_norm(work: Path) -> float:
+def score_norm(work: Path) -> Times:
     """Normalise a scored list, from files to file."""
     from wesp_lap.scoring.lists import TrialFiles, normalise_lists
 
@@ -170,7 +171,7 @@ def score_norm(work: Path) -> float:
     )
 
 
-def sklearn_loop(work: Path, trials: int) -> float:
+def sklearn_loop(work: Path, trials: int) -> Times:
     """Call cosine_similarity once per trial, for some trials; return the time for all."""
     from sklearn.metrics.pairwise import cosine_similarity
 
@@ -186,14 +187,16 @@ def sklearn_loop(work: Path, trials: int) -> float:
         for one, other in part:
             cosine_similarity(vectors[one].reshape(1, -1), vectors[other].reshape(1, -1))
 
-    return _timed(loop) * len(pairs) / len(part)
+    return {name: value * len(pairs) / len(part) for name, value in _timed(loop).items()}
 
 
-def bare_norm(work: Path) -> float:
+def bare_norm(work: Path) -> Times:
     """Multiply, partition, average: arrays in, arrays out."""
     from wesp_lap.kaldi.ark import read_vectors
 
-    rows, cohort = (read_vectors(work / name)[1] for name in ("test/xvector.scp", "cohort/xvector.scp"))
+    rows, cohort = (
+        read_vectors(work / name)[1] for name in ("test/xvector.scp", "cohort/xvector.scp")
+    )
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     cohort /= np.linalg.norm(cohort, axis=1, keepdims=True)
 
@@ -207,7 +210,7 @@ def bare_norm(work: Path) -> float:
     return _timed(loop)
 
 
-def metrics(work: Path) -> float:
+def metrics(work: Path) -> Times:
     """Compute error rates from arrays."""
     from wesp_lap.scoring.metrics import evaluate
 
@@ -217,14 +220,14 @@ def metrics(work: Path) -> float:
     return _timed(lambda: evaluate(scores, labels))
 
 
-def wespeaker_score(work: Path, wespeaker: str) -> float:
+def wespeaker_score(work: Path, wespeaker: str) -> Times:
     """Run its score.py."""
     cohort = str(work / "cohort")
     arguments = [str(work), str(work / "test/xvector.scp"), "True", cohort, str(work / "E")]
     return _timed(lambda: _script(wespeaker, "score.py", arguments))
 
 
-def wespeaker_norm(work: Path, wespeaker: str) -> float:
+def wespeaker_norm(work: Path, wespeaker: str) -> Times:
     """Run its score_norm.py."""
     if not (work / "cohort/mean_vec.npy").exists():
         from wesp_lap.kaldi.ark import read_vectors
@@ -244,16 +247,16 @@ def _script(checkout: str, name: str, arguments: list[str]) -> None:
     runpy.run_path(f"{checkout}/wespeaker/bin/{name}", run_name="__main__")
 
 
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _timed(work: Callable[[], object]) -> Times:
+    start, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
 def _job(name: str, work: str, extra: str) -> None:
-    seconds = globals()[name](Path(work), **json.loads(extra))
+    times = globals()[name](Path(work), **json.loads(extra))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(f'\n{{"inner": {seconds}, "peak_mb": {peak}}}')
+    print(f"\n{json.dumps({**times, 'peak_mb': peak})}")
 
 
 if __name__ == "__main__":

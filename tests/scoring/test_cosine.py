@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from wesp_lap.errors import DataError
 from wesp_lap.kaldi.trials import Trials
@@ -48,6 +49,26 @@ def test_equals_a_loop_over_the_trials(monkeypatch, block, same_set, use_mean):
     scores = score_trials(trials, enroll, test, mean)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, brute_force(trials, enroll, test, mean), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+def test_lengths_far_from_one_change_nothing(scale):
+    enroll = embeddings("e", 20)
+    trials = trials_between(enroll, enroll, 50)
+    scaled = Embeddings(enroll.keys, enroll.matrix * np.float32(scale))
+    expected = brute_force(trials, enroll, enroll, enroll.mean())
+    scores = score_trials(trials, scaled, scaled, scaled.mean())
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_threads_change_nothing():
+    enroll = embeddings("e", 40)
+    trials = trials_between(enroll, enroll, 100)
+    results = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            results.append(score_trials(trials, enroll, enroll, enroll.mean()))
+    np.testing.assert_allclose(*results, atol=1e-6)
 
 
 def test_swapping_the_sides_changes_nothing():

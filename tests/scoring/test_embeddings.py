@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from wesp_lap.errors import DataError
+from wesp_lap.kaldi import vector_table
 from wesp_lap.kaldi.ark import VectorWriter
 from wesp_lap.scoring import embeddings as module
-from wesp_lap.scoring.embeddings import Embeddings, enrolment_models
+from wesp_lap.scoring.embeddings import EmbeddingFile, Embeddings, enrolment_models
 
 
 def make(count=10, dim=4, seed=0):
@@ -46,6 +47,40 @@ def test_zero_and_nan_embeddings_are_named(tmp_path):
     text = str(error.value)
     assert str(scp) in text and "zero: zero" in text and "nan: NaN" in text and "inf: NaN" in text
     assert "good" not in text and "3 problems" in text
+
+
+def test_a_file_read_in_blocks_gives_the_same_mean_and_speaker_means(tmp_path, monkeypatch):
+    one = make(23)
+    scp = write(tmp_path, dict(zip(one.keys, one.matrix, strict=True)))
+    lines = scp.read_text().splitlines()
+    (tmp_path / "other.scp").write_text("\n".join(lines[::-1]))
+    utt2spk = {key: f"s{number % 5}" for number, key in enumerate(one.keys)}
+    monkeypatch.setattr(vector_table, "_BLOCK_ROWS", 4)
+    for name in ("xvector.scp", "other.scp"):
+        read = EmbeddingFile(tmp_path / name)
+        assert sorted(read.keys) == one.keys and read.dim == one.dim
+        np.testing.assert_allclose(read.mean(), one.mean(), atol=1e-6)
+        means, expected = read.speaker_means(utt2spk), one.speaker_means(utt2spk)
+        assert means.keys == expected.keys
+        np.testing.assert_allclose(means.matrix, expected.matrix, atol=1e-6)
+        whole = read.read()
+        np.testing.assert_array_equal(whole.matrix[whole.rows(one.keys)], one.matrix)
+
+
+def test_a_file_without_any_usable_vector_names_them_all(tmp_path):
+    (tmp_path / "x.ark").write_bytes(b"a \0BFM \4b \0BFM \4")
+    (tmp_path / "x.scp").write_text(f"a {tmp_path}/x.ark:2\nb {tmp_path}/x.ark:10\n")
+    for use in (EmbeddingFile.read, EmbeddingFile.mean, lambda read: read.dim):
+        with pytest.raises(
+            DataError, match=r"x\.scp: cannot be read \(2 problems(.|\n)*a: (.|\n)*b: "
+        ):
+            use(EmbeddingFile(tmp_path / "x.scp"))
+
+
+def test_lengths_beyond_float32_are_named():
+    huge = Embeddings(["fits", "huge"], np.array([[1e30, 0], [3e38, 3e38]], np.float32), "set.scp")
+    with pytest.raises(DataError, match=r"set\.scp: 1 embeddings .*beyond float32: huge\n"):
+        huge.unit()
 
 
 def test_missing_keys_are_one_error_with_the_first_five():

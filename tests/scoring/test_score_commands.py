@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.kaldi import vector_table
 from wesp_lap.kaldi.ark import VectorWriter
 from wesp_lap.kaldi.scores import read_scores, write_scores
 from wesp_lap.kaldi.trials import Trials, write_trials
@@ -194,6 +195,64 @@ def test_lists_normalised_together_or_alone_are_equal(scored):
     together = (corpus / "scores/blind.asnorm.score").read_bytes()
     normalise((corpus, files, lists[1:]), top_n=8)
     assert (corpus / "scores/blind.asnorm.score").read_bytes() == together
+
+
+def test_a_stored_mean_does_the_same_as_its_embeddings(scored):
+    corpus, files, lists = scored
+    expected = (corpus / "scores/O.kaldi.score").read_bytes()
+    np.save(corpus / "mean_vec.npy", Embeddings.read(corpus / "train/xvector.scp").mean())
+    stored = TrialFiles(files.enroll_scp, mean_scp=corpus / "mean_vec.npy")
+    score_lists(lists, stored, corpus / "stored")
+    assert (corpus / "stored/O.kaldi.score").read_bytes() == expected
+    wrong = [np.zeros((2, 10)), np.full(10, np.nan), np.array(["a"]), np.zeros(10, object)]
+    for array in wrong:
+        np.save(corpus / "mean_vec.npy", array, allow_pickle=True)
+        with pytest.raises(DataError, match=r"mean_vec\.npy: (expected one finite|cannot be read)"):
+            score_lists(lists, stored, corpus / "wrong")
+    (corpus / "mean_vec.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"mean_vec\.npy: cannot be read"):
+        score_lists(lists, stored, corpus / "wrong")
+    assert not (corpus / "wrong").exists()
+
+
+@pytest.mark.parametrize("damaged", ["test", "train"])
+def test_a_flipped_bit_in_any_archive_stops_every_stage(scored, damaged):
+    corpus, files, lists = scored
+    archive = corpus / damaged / "xvector.ark"
+    content = bytearray(archive.read_bytes())
+    content[-7] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{damaged}/xvector.ark: its content is not what"):
+        score_lists(lists, files, corpus / "again")
+    with pytest.raises(DataError, match=rf"{damaged}/xvector.ark: its content is not what"):
+        normalise(scored, top_n=8)
+    train = corpus / "train/xvector.scp"
+    with pytest.raises(DataError, match=rf"{damaged}/xvector.ark: its content is not what"):
+        normalise_lists(lists, corpus / "scores", TrialFiles(files.enroll_scp), train, top_n=8)
+    assert not (corpus / "again").exists() and not list(corpus.glob("scores/*asnorm*"))
+
+
+def test_utterances_as_cohort_are_read_in_blocks(scored, monkeypatch):
+    corpus, files, lists = scored
+    train = corpus / "train/xvector.scp"
+    monkeypatch.setattr(vector_table, "_BLOCK_ROWS", 7)
+    normalise_lists(lists, corpus / "scores", files, train, top_n=8)
+    trials, scores = read_scores(corpus / "scores/O.kaldi.score")
+    enroll, test, mean = files.load()
+    expected, _ = score_norm(scores, trials, enroll, test, Embeddings.read(train), mean, 8)
+    _, got = read_scores(corpus / "scores/O.kaldi.asnorm.score")
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_torch_device_gives_the_same(scored):
+    corpus, _, _ = scored
+    normalise(scored, top_n=8)
+    _, expected = read_scores(corpus / "scores/O.kaldi.asnorm.score")
+    normalise(scored, top_n=8, device="cpu:0")
+    _, got = read_scores(corpus / "scores/O.kaldi.asnorm.score")
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    with pytest.raises(ConfigError, match=r"--device tpu: .*Give cpu, or cuda"):
+        normalise(scored, top_n=8, device="tpu")
 
 
 def test_too_large_top_n_says_what_fits(scored):

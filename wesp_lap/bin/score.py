@@ -21,7 +21,8 @@ def score(
         enroll_scp: embeddings of the first column (or of the utterances in enroll_map).
         out_dir: directory for the score files.
         test_scp: embeddings of the second column; by default the same file.
-        mean_scp: embeddings whose mean is subtracted first, usually the training set's.
+        mean_scp: embeddings whose mean is subtracted first, usually the training set's; or a .npy
+            file with the mean itself, such as mean_vec.npy of an export package.
         enroll_map: lines "model utt1 utt2 ..." when the first column names models: a model is the
             mean of the length-normalised embeddings of its utterances, after mean subtraction.
     """

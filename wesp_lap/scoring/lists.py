@@ -29,7 +29,8 @@ class TrialFiles:
     Attributes:
         enroll_scp: embeddings of the first column, or of the utterances in ``enroll_map``.
         test_scp: embeddings of the second column; None for the same file.
-        mean_scp: embeddings whose mean is subtracted from all; None to subtract nothing.
+        mean_scp: embeddings whose mean is subtracted from all, or a .npy file with the mean
+            itself; None to subtract nothing.
         enroll_map: lines ``model utterance utterance ...`` when the first column names models.
     """
 
@@ -44,7 +45,7 @@ class TrialFiles:
         test = utterances
         if self.test_scp is not None and Path(self.test_scp) != Path(self.enroll_scp):
             test = Embeddings.read(self.test_scp)
-        mean = None if self.mean_scp is None else EmbeddingFile(self.mean_scp).mean()
+        mean = None if self.mean_scp is None else read_mean(self.mean_scp)
         models = self.models()
         return enrolment_models(utterances, models, mean) if models else utterances, test, mean
 
@@ -53,6 +54,27 @@ class TrialFiles:
         if self.enroll_map is None:
             return {}
         return {model: line.split() for model, line in read_table(self.enroll_map).items()}
+
+
+def read_mean(path: PathLike) -> np.ndarray:
+    """Return the mean of the embeddings of an scp table, or the one stored in a .npy file, (E,).
+
+    Raises:
+        DataError: the embeddings cannot be used, or the file does not hold one finite vector.
+    """
+    if Path(path).suffix != ".npy":
+        return EmbeddingFile(path).mean()
+    try:
+        mean = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as an array: {error}. Write it again.") from error
+    numbers = np.issubdtype(mean.dtype, np.floating)
+    if mean.ndim != 1 or not mean.size or not numbers or not np.isfinite(mean).all():
+        raise DataError(
+            f"{path}: expected one finite vector, found {mean.dtype} {mean.shape}. Give "
+            "mean_vec.npy of an export package or of WeSpeaker, or an scp file."
+        )
+    return mean.astype(np.float32)
 
 
 def score_lists(lists: Sequence[PathLike], files: TrialFiles, out_dir: PathLike) -> list[Path]:
