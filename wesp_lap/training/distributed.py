@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,4 +77,7 @@ def process_group() -> Iterator[Process]:
     try:
         yield Process(rank, world_size, device)
     finally:
+        # DistributedDataParallel holds the group in reference cycles. Its threads must end while
+        # the interpreter still runs, or they abort the process now and then.
+        gc.collect()
         dist.destroy_process_group()

@@ -44,35 +44,38 @@ def train(settings: TrainSettings, exp_dir: PathLike) -> None:
     Raises:
         WespError: settings, data or an earlier run do not fit; before any training time is spent.
     """
-    folder = Path(exp_dir)
     with process_group() as process:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints = CheckpointFolder(folder / "checkpoints", settings.training.keep_checkpoints)
-        reached = checkpoints.newest()
-        finished = reached is not None and reached.epoch >= settings.training.epochs
-        if not finished:
-            set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
-        utterances = load_utterances(settings.data.shards)
-        _keep_record(settings, utterances, folder, checkpoints, process)
-        if reached is not None and finished:
-            get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
-            if process.is_main:
-                checkpoints.finish(reached)
-            return
-        if reached is not None:
-            _compare_processes(folder, process)
-        torch.manual_seed(settings.seed)
-        phase = open_phase(settings, checkpoints, reached, utterances, process.device)
-        stream = make_stream(
-            utterances,
-            phase.speakers,
-            settings.data,
-            settings.seed,
-            process.rank,
-            process.world_size,
-        )
-        _describe(phase, stream, utterances, process)
-        Trainer(settings, phase, stream, checkpoints, process, folder).run()
+        _train(settings, Path(exp_dir), process)
+
+
+def _train(settings: TrainSettings, folder: Path, process: Process) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = CheckpointFolder(folder / "checkpoints", settings.training.keep_checkpoints)
+    reached = checkpoints.newest()
+    finished = reached is not None and reached.epoch >= settings.training.epochs
+    if not finished:
+        set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
+    utterances = load_utterances(settings.data.shards)
+    _keep_record(settings, utterances, folder, checkpoints, process)
+    if reached is not None and finished:
+        get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
+        if process.is_main:
+            checkpoints.finish(reached)
+        return
+    if reached is not None:
+        _compare_processes(folder, process)
+    torch.manual_seed(settings.seed)
+    phase = open_phase(settings, checkpoints, reached, utterances, process.device)
+    stream = make_stream(
+        utterances,
+        phase.speakers,
+        settings.data,
+        settings.seed,
+        process.rank,
+        process.world_size,
+    )
+    _describe(phase, stream, utterances, process)
+    Trainer(settings, phase, stream, checkpoints, process, folder).run()
 
 
 def _new_log(folder: Path) -> Path:
