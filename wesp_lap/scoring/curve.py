@@ -76,10 +76,12 @@ def error_curve(scores: np.ndarray, labels: np.ndarray | None) -> ErrorCurve:
             f"all {len(scores)} scores are {scores[0]:g}: no error rate is defined\n"
             "Look for an untrained or diverged model, or a wrong column in the score file."
         )
-    order = np.argsort(scores)[::-1]
-    ranked = scores[order]
+    # Both kinds are sorted alone and then merged: a stable sort joins two runs in one pass.
+    runs = np.concatenate((np.sort(scores[targets]), np.sort(scores[~targets])))
+    order = np.argsort(runs, kind="stable")[::-1]
+    ranked = runs[order]
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-    accepted = np.cumsum(targets[order], dtype=np.int64)[ends]
+    accepted = np.cumsum(order < targets.sum(), dtype=np.int64)[ends]
     misses = np.concatenate(([0], accepted))
     return ErrorCurve(
         thresholds=np.concatenate(([np.inf], ranked[ends])),
@@ -125,9 +127,10 @@ def crossing_point(curve: ErrorCurve) -> int:
     scikit-learn's ``roc_curve`` keeps: reject-all, the first threshold, the last, and those where
     the steps of the curve change.
     """
-    last = len(curve.misses) - 1
-    inner = bends(curve.misses[1:], curve.false_alarms[1:]) + 1
-    kept = np.unique(np.concatenate(([0, 1], inner, [last])))
+    is_kept = np.zeros(len(curve.misses), bool)
+    is_kept[[0, 1, -1]] = True
+    is_kept[bends(curve.misses[1:], curve.false_alarms[1:]) + 1] = True
+    kept = np.flatnonzero(is_kept)
     # Whole numbers, so that rounding never decides between two equal distances.
     gap = curve.misses[kept] * curve.nontargets - curve.false_alarms[kept] * curve.targets
     return int(kept[np.argmin(np.abs(gap))])
