@@ -90,7 +90,7 @@ def test_separated_lists_stay_finite_and_warn(caplog):
     labels = np.array([0, 0, 0, 1, 1])
     fusion = fit_fusion(np.arange(5.0)[:, None], labels)
     assert np.isfinite(fusion.weights).all() and fusion.weights[0] > 1
-    assert "separated without an error" in caplog.text
+    assert "told apart without an error" in caplog.text
 
 
 def test_what_cannot_be_fitted_is_named():

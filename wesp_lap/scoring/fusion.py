@@ -18,13 +18,9 @@ from wesp_lap.files import PathLike, read_json, write_json
 from wesp_lap.kaldi.scores import read_scores, write_scores
 from wesp_lap.kaldi.trials import Trials
 from wesp_lap.log import get_logger
-
-PRIORS = (0.01, 0.05, 0.5)
-
-_ITERATIONS = 100
-# Of the mean loss in standardised scores: enough to keep the weights finite when the systems are
-# copies of each other or separate the list without an error, too little to be seen otherwise.
-_RIDGE = 1e-6
+from wesp_lap.scoring.calibration import PRIORS
+from wesp_lap.scoring.logistic import fit_weighted
+from wesp_lap.scoring.metrics import bayes_threshold
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Fusion:
 
     def save(self, path: PathLike, systems: Sequence[str]) -> None:
         """Write JSON, with the score files it was fitted on and the Bayes thresholds of LLRs."""
-        thresholds = {str(p): float(np.log((1 - p) / p)) for p in PRIORS} if self.is_llr else {}
+        thresholds = {str(p): bayes_threshold(p) for p in PRIORS} if self.is_llr else {}
         record = {
             "systems": list(systems),
             "weights": self.weights.tolist(),
@@ -102,22 +98,15 @@ def fit_fusion(scores: np.ndarray, labels: np.ndarray | None, prior: float = 0.5
     Raises:
         DataError: no labels, one kind only, or a system whose scores are all equal.
     """
-    if not 0 < prior < 1:
-        raise ConfigError(f"the target prior must lie between 0 and 1, got {prior}")
     if labels is None:
         raise DataError("fusion is fitted on labelled trials, these have no labels")
     target = np.asarray(labels) == 1
     targets, nontargets = int(target.sum()), int((~target).sum())
     if not targets or not nontargets:
         raise DataError(f"fusion needs both kinds: {targets} targets, {nontargets} non-targets")
-    mean, spread = scores.mean(axis=0), scores.std(axis=0)
-    flat = [f"system {number}" for number in np.flatnonzero(~(spread > 0)) + 1]
+    flat = [f"system {number}" for number in np.flatnonzero(np.ptp(scores, axis=0) == 0) + 1]
     raise_problems("systems whose scores are all equal", flat, "Leave them out.")
-    features = np.column_stack([(scores - mean) / spread, np.ones(len(scores))])
-    share = np.where(target, prior / targets, (1 - prior) / nontargets)
-    offset = np.log(prior / (1 - prior))
-    solution = _logistic(features, target, share, offset)
-    weights = solution[:-1] / spread
+    weights, bias = fit_weighted(scores, target, prior)
     for number in np.flatnonzero(weights < 0) + 1:
         get_logger().warning(
             "system %d has a negative weight (%.4f): it agrees with the others and adds little, or "
@@ -125,7 +114,6 @@ def fit_fusion(scores: np.ndarray, labels: np.ndarray | None, prior: float = 0.5
             number,
             weights[number - 1],
         )
-    bias = float(solution[-1] - weights @ mean)
     return Fusion(weights, bias, True, targets, nontargets, prior)
 
 
@@ -210,38 +198,6 @@ def fuse_files(
     if save is not None:
         fitted.save(save, [str(path) for path in dev or scores])
     return fitted
-
-
-def _logistic(
-    features: np.ndarray, target: np.ndarray, share: np.ndarray, offset: float
-) -> np.ndarray:
-    """Minimise the weighted logistic loss by Newton's method, halving steps that overshoot."""
-    sign = np.where(target, 1.0, -1.0)
-    ridge = _RIDGE * np.append(np.ones(features.shape[1] - 1), 0.0)
-
-    def loss(point: np.ndarray) -> float:
-        margins = sign * (features @ point + offset)
-        return float(share @ np.logaddexp(0, -margins) + ridge @ point**2 / 2)
-
-    point = np.zeros(features.shape[1])
-    for _ in range(_ITERATIONS):
-        margins = sign * (features @ point + offset)
-        error = np.exp(-np.logaddexp(0, margins))  # probability of the other label
-        gradient = -features.T @ (share * sign * error) + ridge * point
-        curvature = (features.T * (share * error * (1 - error))) @ features + np.diag(ridge)
-        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
-        size = 1.0
-        while loss(point - size * step) > loss(point) and size > 1e-6:
-            size /= 2
-        point = point - size * step
-        if np.abs(size * step).max() < 1e-9 * (1 + np.abs(point).max()):
-            break
-    if (sign * (features @ point + offset) > 0).all():
-        get_logger().warning(
-            "the list is separated without an error: the scale of the LLRs is arbitrary; fit on a "
-            "larger or harder list"
-        )
-    return point
 
 
 def _positions(trials: Trials, path: PathLike) -> dict[tuple[str, str], int]:
