@@ -8,6 +8,7 @@ from sklearn.metrics import roc_curve
 
 from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.scoring import metrics
+from wesp_lap.scoring.curve import crossing_point
 
 EIGHT = (
     np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.4, 0.3, 0.2]),
@@ -73,6 +74,18 @@ def test_worked_example_where_dropping_collinear_points_matters():
     assert metrics.eer(*TWELVE) == pytest.approx(1 / 7, abs=1e-12)
     assert metrics.min_dcf(*TWELVE, 0.01) == pytest.approx(0.4)
     assert metrics.min_dcf(*TWELVE, 0.05) == pytest.approx(0.4)
+
+
+def test_the_thresholds_of_the_worked_example():
+    curve = metrics.error_curve(*EIGHT)
+    assert curve.thresholds[crossing_point(curve)] == 0.6
+    costs = 0.01 * curve.fnr + 0.99 * curve.fpr
+    assert curve.thresholds[np.argmin(costs)] == 0.8  # two of four targets, no false alarm
+    assert costs.min() == pytest.approx(0.005)  # without normalisation
+    # With every point of the curve the other example would have 20 %.
+    full = metrics.error_curve(*TWELVE)
+    nearest = np.argmin(np.abs(full.fnr - full.fpr))
+    assert max(full.fnr[nearest], full.fpr[nearest]) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("method", ["crossing", "convex_hull"])

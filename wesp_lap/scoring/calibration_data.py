@@ -94,22 +94,33 @@ def training_features(
     sides = trial_sides(pairs, embeddings, embeddings, mean)
     scores, columns = pair_cosines(*sides), None
     if top_n is not None:
-        excluded = None
+        own = None
         if not settings.cohort_disjoint:
             spoken = [[utt2spk[key] for key in column] for column in (pairs.enroll, pairs.test)]
-            excluded = np.stack([cohort.rows(names) for names in spoken], axis=1)
-        cohort_unit, _ = cohort.unit(mean)
-        statistics = [_cohort(side, cohort_unit, top_n, std_ddof, excluded) for side in sides]
-        scores = sum((scores - means) / stds for means, stds in statistics) / 2
-        columns = NormColumns(
-            np.stack([side.norms[side.rows] for side in sides], axis=1).astype(np.float64),
-            np.stack([means for means, _ in statistics], axis=1),
-        )
+            own = np.stack([cohort.rows(names) for names in spoken], axis=1)
+        scores, columns = _normalised(scores, sides, cohort.unit(mean)[0], top_n, std_ddof, own)
     features = quality_features(
         scores, pairs, embeddings, embeddings, durations, durations, feature_set, columns
     )
     assert pairs.labels is not None
     return features, pairs.labels, pairs
+
+
+def _normalised(
+    scores: np.ndarray,
+    sides: tuple[Side, Side],
+    cohort_unit: np.ndarray,
+    top_n: int,
+    std_ddof: int,
+    own: np.ndarray | None,
+) -> tuple[np.ndarray, NormColumns]:
+    """AS-normalise the scores of pairs; ``own`` are the cohort rows that a pair must not meet."""
+    statistics = [_cohort(side, cohort_unit, top_n, std_ddof, own) for side in sides]
+    columns = NormColumns(
+        np.stack([side.norms[side.rows] for side in sides], axis=1).astype(np.float64),
+        np.stack([means for means, _ in statistics], axis=1),
+    )
+    return sum((scores - means) / stds for means, stds in statistics) / 2, columns
 
 
 def _pair_speakers(speakers: list[str], seed: int) -> set[str]:

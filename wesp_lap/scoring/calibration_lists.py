@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wesp_lap.errors import ConfigError, raise_problems
 from wesp_lap.files import PathLike, read_json
 from wesp_lap.kaldi.tables import read_table
@@ -115,34 +117,7 @@ def calibrate_lists(
         bayes_threshold(prior)  # wrong ones are named before the work starts
     norm = settings.norm()
     job = CalibrationInputs.load(lists, scores_dir, files, utt2dur, settings.features, norm)
-    train = Embeddings.read(training.scp)
-    durations = None if training.utt2dur is None else read_durations(training.utt2dur)
-    if durations is None and needs_durations(settings.features):
-        raise ConfigError(f"the features {settings.features} need the training set's utt2dur")
-    features, labels, pairs = training_features(
-        train,
-        read_table(training.utt2spk),
-        durations,
-        job.mean,
-        settings.top_n if settings.score == "asnorm" else None,
-        settings.pairs,
-        settings.std_ddof,
-        settings.features,
-        None if training.utt2session is None else read_table(training.utt2session),
-    )
-    calibration = fit(
-        features, labels, settings.pairs.seed, settings.features, settings.objective, settings.prior
-    )
-    record: dict[str, Any] = {
-        **norm,
-        **_fit_record(settings),
-        "dim": train.dim,
-        "mean_subtracted": files.mean_scp is not None,
-        "model": model_digest(training.scp),
-    }
-    if durations is not None and needs_durations(settings.features):
-        seconds = [durations[key] for column in (pairs.enroll, pairs.test) for key in column]
-        record["durations"] = [min(seconds), max(seconds)]
+    calibration, record = _fit(training, job.mean, settings, files.mean_scp is not None)
     _check_embeddings(files, job.enroll.dim, record, training.scp)
     calibration.save(Path(out_dir) / "calibration.json", record, p_targets)
     return job.write(calibration, record, out_dir, decide)
@@ -192,6 +167,40 @@ def model_digest(scp: PathLike) -> str | None:
         return None
     digests = read_json(path).get("settings", {}).get("model")
     return str(digests[-1]) if isinstance(digests, list) and digests else None
+
+
+def _fit(
+    training: TrainingFiles, mean: np.ndarray | None, settings: FitSettings, mean_subtracted: bool
+) -> tuple[Calibration, dict[str, Any]]:
+    """Return the calibration and what must be remembered of how it was made."""
+    embeddings = Embeddings.read(training.scp)
+    durations = None if training.utt2dur is None else read_durations(training.utt2dur)
+    if durations is None and needs_durations(settings.features):
+        raise ConfigError(f"the features {settings.features} need the training set's utt2dur")
+    features, labels, pairs = training_features(
+        embeddings,
+        read_table(training.utt2spk),
+        durations,
+        mean,
+        settings.top_n if settings.score == "asnorm" else None,
+        settings.pairs,
+        settings.std_ddof,
+        settings.features,
+        None if training.utt2session is None else read_table(training.utt2session),
+    )
+    seed = settings.pairs.seed
+    calibration = fit(features, labels, seed, settings.features, settings.objective, settings.prior)
+    record: dict[str, Any] = {
+        **settings.norm(),
+        **_fit_record(settings),
+        "dim": embeddings.dim,
+        "mean_subtracted": mean_subtracted,
+        "model": model_digest(training.scp),
+    }
+    if durations is not None and needs_durations(settings.features):
+        seconds = [durations[key] for column in (pairs.enroll, pairs.test) for key in column]
+        record["durations"] = [min(seconds), max(seconds)]
+    return calibration, record
 
 
 def _fit_record(settings: FitSettings) -> dict[str, object]:

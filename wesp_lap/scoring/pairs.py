@@ -90,16 +90,36 @@ def make_balanced_pairs(
     """
     if num_pairs < 6:
         raise ConfigError(f"num_pairs must be at least 6 for balanced pairs, got {num_pairs}")
-    if not 0 <= bounds[0] < bounds[1]:
-        raise ConfigError(f"duration bounds must rise, got {bounds[0]:g}, {bounds[1]:g}")
     utterance_set = _Utterances(utterances, utt2spk, utt2session)
     utterance_set.check()
+    cells = _balanced_cells(utterance_set, durations, bounds)
+    random = generator(seed)
+    targets, nontargets = [], []
+    for number, cell in enumerate(cells):
+        # The parts of a number that 6 does not divide differ by one.
+        wanted, others = ((num_pairs + 5 - 2 * number - kind) // 6 for kind in (0, 1))
+        one, other = f"{cell.name}target", f"{cell.name}non-target"
+        targets.append(_drawn(cell.draw_targets, random, wanted, cell.target_pairs, one))
+        nontargets.append(_drawn(cell.draw_nontargets, random, others, cell.nontarget_pairs, other))
+        for pairs in (targets[-1], nontargets[-1]) if cell.mixed else ():
+            turned = random.random(len(pairs)) < 0.5
+            pairs[turned] = pairs[turned, ::-1]
+    return _as_trials(utterance_set.keys, np.concatenate(targets), np.concatenate(nontargets))
+
+
+def _balanced_cells(
+    utterance_set: _Utterances, durations: Mapping[str, float], bounds: tuple[float, float]
+) -> list[_Cell]:
+    """Return the short-short, short-long and long-long pairs; all of them must exist."""
+    low, high = bounds
+    if not 0 <= low < high:
+        raise ConfigError(f"duration bounds must rise, got {low:g}, {high:g}")
     unknown = [key for key in utterance_set.keys if key not in durations]
     if unknown:
         raise DataError(f"no duration for {len(unknown)} utterances: {', '.join(unknown[:5])}")
     seconds = np.array([durations[key] for key in utterance_set.keys])
-    short = utterance_set.part((seconds >= bounds[0]) & (seconds < bounds[1]))
-    long = utterance_set.part(seconds >= bounds[1])
+    short = utterance_set.part((seconds >= low) & (seconds < high))
+    long = utterance_set.part(seconds >= high)
     cells = [
         _Cell(utterance_set, short, short, "short-short "),
         _Cell(utterance_set, short, long, "short-long "),
@@ -111,24 +131,11 @@ def make_balanced_pairs(
     if missing:
         raise DataError(
             f"the training set lacks target or non-target pairs: {', '.join(missing)} "
-            f"({len(short.rows)} utterances of {bounds[0]:g} to {bounds[1]:g} s, {len(long.rows)} "
-            f"longer)\nGive other --pair_durations, add shorter cuts of the utterances to the "
-            "set, or take --pairs random."
+            f"({len(short.rows)} utterances of {low:g} to {high:g} s, {len(long.rows)} longer)\n"
+            "Give other --pair_durations, add shorter cuts of the utterances to the set, or take "
+            "--pairs random."
         )
-    random = generator(seed)
-    drawn: list[list[np.ndarray]] = [[], []]
-    for number, cell in enumerate(cells):
-        for kind, part in enumerate(drawn):
-            draw = (cell.draw_targets, cell.draw_nontargets)[kind]
-            available = (cell.target_pairs, cell.nontarget_pairs)[kind]
-            wanted = (num_pairs + 5 - 2 * number - kind) // 6
-            name = cell.name + ("target", "non-target")[kind]
-            pairs = _drawn(draw, random, wanted, available, name)
-            if cell.mixed:
-                turned = random.random(len(pairs)) < 0.5
-                pairs[turned] = pairs[turned, ::-1]
-            part.append(pairs)
-    return _as_trials(utterance_set.keys, *map(np.concatenate, drawn))
+    return cells
 
 
 @dataclass(frozen=True)
