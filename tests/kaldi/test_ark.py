@@ -134,12 +134,14 @@ def test_lost_scp_lines_are_noticed(prefix, tmp_path, caplog):
     scp(prefix).write_text("".join(lines[:2]))
     with pytest.raises(DataError, match=r"names 2 vectors of .*xvector.01.ark.* written with 3"):
         read_vectors(scp(prefix))
-    subset = tmp_path / "subset.scp"
-    subset.write_text("".join(lines[:2]))
-    with caplog.at_level(logging.WARNING, logger="wesp_lap"):
-        logging.getLogger("wesp_lap").propagate = True
-        assert read_vectors(subset)[0] == KEYS[:2]
-    assert "names 2 of the 3 vectors" in caplog.text
+    (tmp_path / "elsewhere").mkdir()
+    for subset in (tmp_path / "subset.scp", tmp_path / "elsewhere" / scp(prefix).name):
+        subset.write_text("".join(lines[:2]))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="wesp_lap"):
+            logging.getLogger("wesp_lap").propagate = True
+            assert read_vectors(subset)[0] == KEYS[:2]
+        assert "names 2 of the 3 vectors" in caplog.text
 
 
 def test_vectors_of_unequal_dimension_are_named(tmp_path):

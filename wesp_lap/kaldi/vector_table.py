@@ -51,7 +51,8 @@ class _Archive:
 
     def is_named_as(self, scp: Path) -> bool:
         """Return True for the table that was written together with the archive."""
-        return self.record is not None and self.path.stem == scp.stem
+        beside = self.path.resolve().parent == scp.resolve().parent
+        return self.record is not None and self.path.stem == scp.stem and beside
 
 
 class VectorTable:
@@ -249,7 +250,7 @@ def _count_problems(archive: _Archive, scp: Path) -> list[str]:
     if archive.record is None:
         return []
     count, found = archive.record["count"], len(archive.rows)
-    if found > count or (found < count and archive.is_named_as(scp)):
+    if found != count and archive.is_named_as(scp):
         return [f"{scp}: names {found} vectors of {archive.path}, which was written with {count}"]
     if found < count:
         get_logger().warning(
