@@ -143,7 +143,9 @@ def speaker_codes(embeddings: Embeddings, utt2spk: Mapping[str, str]) -> tuple[n
             spare,
             len(utt2spk),
         )
-    speakers, codes = np.unique([utt2spk[key] for key in embeddings.keys], return_inverse=True)
+    names = [utt2spk[key] for key in embeddings.keys]
+    speakers = {name: code for code, name in enumerate(sorted(set(names)))}
+    codes = np.fromiter(map(speakers.__getitem__, names), np.intp, len(names))
     if len(speakers) < 2:
         raise DataError(f"{embeddings.source}: one speaker only; PLDA needs two or more")
     if len(speakers) == len(codes):

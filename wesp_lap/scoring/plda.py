@@ -203,24 +203,16 @@ def pair_llrs(
     share = _speaker_gains(psi, sizes)
     variance = 1 + share / sizes[:, None]
     constant = 0.5 * (np.log1p(psi) - np.log(variance)).sum(axis=1)
-    enroll_terms = constant[size] - 0.5 * _row_sums(enroll, (share**2 / variance), size)
+    enroll_sums = _square_sums(enroll, (share**2 / variance).T)[np.arange(len(enroll)), size]
+    enroll_terms = constant[size] - 0.5 * enroll_sums
     test_terms = 0.5 * _square_sums(test, (1 / (1 + psi) - 1 / variance).T)
-    weighted = enroll * (share / variance).astype(enroll.dtype)[size]
+    weights = (share / variance).astype(enroll.dtype)
+    weighted = enroll * (weights if len(sizes) == 1 else weights[size])
     scores = enroll_terms[enroll_rows] + test_terms[test_rows, size[enroll_rows]]
     for start in range(0, len(scores), _BLOCK_TRIALS):
         block = slice(start, start + _BLOCK_TRIALS)
         scores[block] += np.einsum("ij,ij->i", weighted[enroll_rows[block]], test[test_rows[block]])
     return scores
-
-
-def _row_sums(vectors: np.ndarray, weights: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Return sum_d weights[kind, d] x_d^2 of every row, (n,) float64."""
-    sums = np.empty(len(vectors))
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        squares = vectors[block].astype(np.float64) ** 2
-        sums[block] = np.einsum("ij,ij->i", squares, weights[kind[block]])
-    return sums
 
 
 def _square_sums(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
