@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import runpy
 import statistics
 import subprocess
@@ -38,9 +37,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scoring_inputs
 
-DIM, UTTERANCES, TRIALS, COHORT, SPEAKERS = 256, 145_160, 579_818, 5_994, 1_251
-LARGE_COHORT = 1_090_000
 TOP_N = 300
 Times = dict[str, float]
 _BLOCK_ROWS = 2048
@@ -49,29 +47,26 @@ _BLOCK_ROWS = 2048
 def main() -> None:
     """Make the inputs, run everything and print the table."""
     options = _options()
+    peer = {"wespeaker": str(options.wespeaker.absolute())} if options.wespeaker else {}
+    rows: dict[str, dict[str, dict[str, Any]]] = {
+        "scoring": {"score": {}, "sklearn_loop": {"trials": options.loop_trials}},
+        "AS-norm": {"score_norm": {}, "bare_norm": {}},
+        "metrics": {"metrics": {}},
+        "growth": {"score": {}, "score_10x": {}},
+        "large cohort": {"large_asnorm": {}, "large_snorm": {"method": "snorm"}},
+    }
+    if peer:
+        rows["scoring"]["wespeaker_score"] = rows["AS-norm"]["wespeaker_norm"] = peer
+    chosen = options.only.split(",") if options.only else list(rows)[:-1]
     with tempfile.TemporaryDirectory(prefix="scoring-benchmark-") as folder:
         work = Path(folder)
-        make_inputs(work, options.scale)
+        scoring_inputs.make_inputs(work, options.scale)
+        if "large cohort" in chosen:
+            scoring_inputs.make_large_cohort(work, options.scale)
         print(f"{os.cpu_count()} cores, {options.threads} threads, numpy {np.__version__}")
         print(f"scale {options.scale}, medians of {options.rounds} rounds\n")
         _print_row("job", "candidate", "seconds", "cpu", "process", "peak MB", "ratio", "cpu ratio")
-        loop = {"trials": options.loop_trials}
-        rows: dict[str, dict[str, dict[str, Any]]] = {
-            "scoring": {"score": {}, "sklearn_loop": loop},
-            "AS-norm": {"score_norm": {}, "bare_norm": {}},
-            "metrics": {"metrics": {}},
-            "growth": {"score": {}, "score_10x": {}},
-        }
-        if options.wespeaker:
-            peer = {"wespeaker": str(options.wespeaker.absolute())}
-            rows["scoring"]["wespeaker_score"] = peer
-            rows["AS-norm"]["wespeaker_norm"] = peer
-        if "large cohort" in options.only:
-            make_large_cohort(work, round(LARGE_COHORT * options.scale))
-            rows["large cohort"] = {
-                f"large_{method}": {"method": method} for method in ("asnorm", "snorm")
-            }
-        for name in options.only.split(",") if options.only else rows:
+        for name in chosen:
             _compare(name, rows[name], work, options)
 
 
@@ -86,51 +81,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="names of rows with commas between them")
     parser.add_argument("--wespeaker", type=Path, help="a WeSpeaker checkout to compare with")
     return parser.parse_args()
-
-
-def make_inputs(work: Path, scale: float = 1.0) -> None:
-    """Write embeddings, cohort and trial lists (one of them ten times as long) below ``work``."""
-    from wesp_lap.kaldi.ark import VectorWriter
-    from wesp_lap.kaldi.trials import Trials, write_trials
-
-    rng = np.random.default_rng(0)
-    voices = rng.standard_normal((SPEAKERS, DIM)).astype(np.float32)
-    count = round(UTTERANCES * scale)
-    speaker = np.arange(count) * SPEAKERS // count
-    keys = [f"id{10001 + s}/video-{i // 5:06d}/{i:06d}.wav" for i, s in enumerate(speaker)]
-    with VectorWriter(work / "test/xvector") as writer:
-        for key, s in zip(keys, speaker, strict=True):
-            writer.write(key, voices[s] + 2 * rng.standard_normal(DIM) + 0.5)
-    with VectorWriter(work / "cohort/xvector") as writer:
-        for i in range(COHORT):
-            writer.write(f"id{i:05d}", rng.standard_normal(DIM) + 0.5)
-    for name, trials in (("E", round(TRIALS * scale)), ("E10", round(10 * TRIALS * scale))):
-        # Every utterance is in the list, as in the real one; half of the trials are targets.
-        one = rng.permutation(np.arange(trials) % count)
-        near = (one + rng.integers(1, max(2, count // SPEAKERS), trials)) % count
-        other = np.where(rng.random(trials) < 0.5, near, rng.integers(count, size=trials))
-        labels = (speaker[one] == speaker[other]).astype(np.int8)
-        pairs = [[keys[i] for i in side.tolist()] for side in (one, other)]
-        write_trials(work / name, Trials(*pairs, labels))
-
-
-def make_large_cohort(work: Path, count: int) -> None:
-    """Write a cohort of utterances, and a scored list of 2,000 other ones."""
-    from wesp_lap.kaldi.ark import VectorWriter
-    from wesp_lap.kaldi.scores import write_scores
-    from wesp_lap.kaldi.trials import Trials, write_trials
-
-    rng = np.random.default_rng(1)
-    with VectorWriter(work / "large/xvector") as writer:
-        for i in range(count):
-            writer.write(f"utt{i:07d}", rng.standard_normal(DIM, np.float32))
-    keys = [f"test{i:04d}" for i in range(2000)]
-    with VectorWriter(work / "few/xvector") as writer:
-        for key in keys:
-            writer.write(key, rng.standard_normal(DIM))
-    trials = Trials(keys, keys[::-1], None)
-    write_trials(work / "few/list", trials)
-    write_scores(work / "few/list.score", trials, rng.standard_normal(len(keys)))
 
 
 def _compare(
@@ -210,7 +160,9 @@ def large_asnorm(work: Path, method: Any = "asnorm") -> Times:
     )
 
 
-large_snorm = large_asnorm
+def large_snorm(work: Path, method: Any) -> Times:
+    """Do the same with all cohort scores."""
+    return large_asnorm(work, method)
 
 
 def sklearn_loop(work: Path, trials: int) -> Times:
@@ -256,9 +208,9 @@ def metrics(work: Path) -> Times:
     """Compute error rates from arrays."""
     from wesp_lap.scoring.metrics import evaluate
 
-    rng = np.random.default_rng(0)
-    labels = rng.integers(2, size=TRIALS).astype(np.int8)
-    scores = rng.standard_normal(TRIALS) + 2 * labels
+    rng, count = np.random.default_rng(0), scoring_inputs.TRIALS
+    labels = rng.integers(2, size=count).astype(np.int8)
+    scores = rng.standard_normal(count) + 2 * labels
     return _timed(lambda: evaluate(scores, labels))
 
 
@@ -297,7 +249,8 @@ def _timed(work: Callable[[], object]) -> Times:
 
 def _job(name: str, work: str, extra: str) -> None:
     times = globals()[name](Path(work), **json.loads(extra))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's peak too
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     print(f"\n{json.dumps({**times, 'peak_mb': peak})}")
 
 
