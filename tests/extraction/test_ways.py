@@ -15,6 +15,7 @@ from wesp_lap.extraction.embedder import Embedder
 from wesp_lap.extraction.loading import Loader
 from wesp_lap.kaldi.ark import read_vectors
 from wesp_lap.kaldi.datadir import DataDir
+from wesp_lap.log import get_logger
 from wesp_lap.model import SpeakerModel
 
 
@@ -97,7 +98,10 @@ def test_exactly_one_source(tmp_path):
             open_source(**arguments)
 
 
-def test_long_utterances_get_the_mean_of_their_chunks(model_dir, uneven, tmp_path, caplog):
+def test_long_utterances_get_the_mean_of_their_chunks(
+    model_dir, uneven, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(get_logger(), "propagate", True)
     keys, matrix = run(model_dir, uneven, tmp_path / "out", chunk_seconds=1, batch_seconds=5)
     model = SpeakerModel.from_pretrained(model_dir)
     longer = 0
@@ -112,6 +116,7 @@ def test_long_utterances_get_the_mean_of_their_chunks(model_dir, uneven, tmp_pat
         expected = torch.stack([model.embed(piece) for piece in pieces]).mean(dim=0)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert 5 < longer < 30
+    assert f"{longer} utterances are longer than 1 s: their embeddings are means" in caplog.text
 
 
 def test_crops_are_seeded_and_belong_to_their_utterance(model_dir, uneven, tmp_path):

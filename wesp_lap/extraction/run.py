@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ class _Run:
         self._identity = {"model": digests, **settings.identity()}
         count = len(source.keys)
         self._rows = [range(first, min(first + PART, count)) for first in range(0, count, PART)]
+        self._digests: dict[int, str] = {}
 
     def is_done(self) -> bool:
         """Say whether nothing is left to do; the first process looks."""
@@ -100,10 +102,14 @@ class _Run:
 
     @functools.cached_property
     def _stamp(self) -> Stamp:
-        return Stamp(self._out / "done.json", self._identified(range(len(self._source.keys))))
+        audio = hashlib.sha256("".join(map(self._digest, range(len(self._rows)))).encode())
+        return Stamp(self._out / "done.json", {**self._identity, "audio": audio.hexdigest()})
 
-    def _identified(self, rows: range) -> dict[str, object]:
-        return {**self._identity, "audio": self._source.digest(rows)}
+    def _digest(self, number: int) -> str:
+        """Return the digest of a part's audio, as it was when it was first asked for."""
+        if number not in self._digests:  # once: it asks the disk for every file
+            self._digests[number] = self._source.digest(self._rows[number])
+        return self._digests[number]
 
     def extract(self, device: str, jobs: int) -> None:
         """Do this process's share of the parts; the first process joins all of them."""
@@ -111,8 +117,8 @@ class _Run:
         parts = []
         for number in range(first, len(self._rows), step):
             folder = self._out / PARTS_FOLDER / f"{number:05d}"
-            rows = self._rows[number]
-            parts.append(Part(folder, rows, self._identified(rows)))
+            identity = {**self._identity, "audio": self._digest(number)}
+            parts.append(Part(folder, self._rows[number], identity))
         if device == "cpu":
             jobs = min(jobs or cores(), -(-sum(len(part.rows) for part in parts) // CHUNK))
         else:
@@ -147,7 +153,9 @@ class _Run:
                 good += len(part.rows) - len(bad[part])
                 faults = [pair for pairs in bad.values() for pair in pairs]
                 if not good and len(faults) >= max(_HOPELESS, self._settings.max_bad + 1):
+                    self._list_bad(faults)
                     raise self._no_embeddings(faults)
+            next(shown, None)  # lets it say its last word
         return bad
 
     def _shown(self, results: Iterator[Result], total: int) -> Iterator[Result]:
