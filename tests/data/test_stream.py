@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 
 import numpy as np
@@ -15,8 +16,10 @@ from wesp_lap.audio.augment import AugmentSettings
 from wesp_lap.coerce import Section
 from wesp_lap.data.access import AccessSettings
 from wesp_lap.data.index import load_utterances, read_index
+from wesp_lap.data.indexing import index_shards
 from wesp_lap.data.noise_bank import make_noise_bank
 from wesp_lap.data.plan import BatchPlan
+from wesp_lap.data.raw_list import make_raw_list
 from wesp_lap.data.shards import make_shards
 from wesp_lap.data.stream import CropDataset, StreamSettings, make_stream, speaker_classes
 from wesp_lap.errors import ConfigError, DataError, WespError
@@ -73,7 +76,7 @@ def test_an_epoch_has_crops_labels_and_keys_of_every_utterance(stream, waves):
     assert sorted(key for batch in batches for key in batch.keys) == sorted(waves)
     for batch in batches:
         assert batch.waves.shape == (len(batch.keys), CROP) and batch.waves.dtype == torch.float32
-        assert batch.noises is None and batch.faults == []
+        assert batch.noises is None and batch.faults == {}
         assert batch.labels.dtype == torch.int64
         assert [f"s{label}" for label in batch.labels.tolist()] == [key[:2] for key in batch.keys]
 
@@ -213,7 +216,8 @@ def test_one_flipped_bit_is_named_from_here_and_from_a_worker(stream, shards, wo
     assert (
         "damaged training data (1 problem)" in text and f"utterance '{key}': {tar}: damaged" in text
     )
-    assert "python -m wesp_lap.bin.check_shards" in text and "set data.max_bad to 1" in text
+    assert f"python -m wesp_lap.bin.check_shards --list {shards} and" in text
+    assert "set data.max_bad to 1" in text
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -230,6 +234,22 @@ def test_damage_within_the_budget_is_counted_and_left_out(stream, shards, waves,
     damage(shards, 6)
     with pytest.raises(DataError, match=r"damaged training data \(2 problems\)"):
         list(stream(num_workers=workers, max_bad=1).epoch(0))
+
+
+def test_a_damaged_utterance_counts_once_whichever_part_of_it_is_read(tmp_path):
+    data = write_data(tmp_path / "d", {f"s{n % 2}-{n}": noise(n, 80000) for n in range(4)}, "wav")
+    make_shards(data, tmp_path / "s", tmp_path / "s.list")
+    [tar] = (tmp_path / "s.list").read_text().split()
+    entry = read_index(tar)[2]
+    with open(tar, "r+b") as file:
+        file.seek(entry.offset + 44)
+        file.write(bytes(entry.size - 44))
+    utterances = load_utterances(tmp_path / "s.list")
+    settings = StreamSettings("s.list", None, 4, HALF, num_workers=0, max_bad=1)
+    one = make_stream(utterances, speaker_classes(utterances), settings, 0)
+    found = [batch.faults for epoch in range(8) for batch in one.epoch(epoch)]
+    assert all(list(faults) == [entry.key] for faults in found)
+    assert len({faults[entry.key] for faults in found}) > 3
 
 
 def test_what_is_damaged_changes_nothing_for_the_others(stream, shards, bank):
@@ -254,6 +274,37 @@ def test_a_killed_loader_is_named_and_does_not_hang(stream):
     with pytest.raises(WespError, match=r"a loader process ended: .* lower data\.num_workers"):
         for epoch in range(1, 20):
             list(one.epoch(epoch))
+
+
+def test_another_error_in_a_loader_is_not_taken_for_a_kill(stream, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr(CropDataset, "_crops", fail)
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        list(stream(num_workers=1).epoch(0))
+
+
+def test_too_little_shared_memory_is_named_and_does_not_hang(stream, monkeypatch):
+    read = CropDataset._read
+
+    def limited(*arguments):
+        # No more than this fits into a file, and so into shared memory.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        return read(*arguments)
+
+    def hangs(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(CropDataset, "_read", limited)
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(60)
+    try:
+        with pytest.raises(WespError, match=r"ran out of shared memory; enlarge /dev/shm"):
+            next(stream(num_workers=1, crop_seconds=10.0).epoch(0))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_weights_of_a_step_average_to_one(stream):
@@ -329,6 +380,16 @@ def test_a_cache_reads_the_same_and_one_that_would_overflow_is_refused(stream, t
     with pytest.raises(ConfigError, match=r"cache_gb \(1e-05\) holds less .*window_shards"):
         stream(access=small)
     assert stream(access=small, sampling=Section("utterances", {"window_shards": 1})) is not None
+
+
+def test_a_raw_list_needs_no_room_in_the_cache(tmp_path, data):
+    make_raw_list(data, tmp_path / "raw.list")
+    index_shards(tmp_path / "raw.list")
+    utterances = load_utterances(tmp_path / "raw.list")
+    small = AccessSettings(cache_dir=str(tmp_path / "cache"), cache_gb=1e-6)
+    settings = StreamSettings("raw.list", None, 4, HALF, num_workers=0, access=small)
+    one = make_stream(utterances, speaker_classes(utterances), settings, 0)
+    assert sum(len(batch.keys) for batch in one.epoch(0)) == 11
 
 
 def test_a_missing_noise_bank_is_named_before_training(stream, tmp_path):

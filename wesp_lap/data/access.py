@@ -44,8 +44,7 @@ class CropReader:
     def __init__(self, utterances: Utterances, settings: AccessSettings = _DEFAULTS) -> None:
         self._utterances = utterances
         self._remote = Remote(settings)
-        # The audio in a tar comes after a header: what begins at 0 is a file of a raw list.
-        self._is_raw = not utterances.offset.any()
+        self._is_raw = utterances.is_raw
         cached = settings.cache_dir is not None and not self._is_raw
         self._cache = ShardCache(utterances, settings) if cached else None
         self._open: OrderedDict[int, Source] = OrderedDict()

@@ -97,6 +97,11 @@ class Utterances:
         return state.hexdigest()
 
     @property
+    def is_raw(self) -> bool:
+        """Say whether these are files of a raw list: in a tar, audio comes after a header."""
+        return not self.offset.any()
+
+    @property
     def seconds(self) -> float:
         """Total duration in seconds."""
         return float((self.samples / self.rate).sum())

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from wesp_lap.audio.augment import (
     DRAWS,
@@ -29,6 +29,7 @@ from wesp_lap.data.index import Utterances
 from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.plan import BatchPlan, EpochPlan
 from wesp_lap.data.sampling import SAMPLINGS
+from wesp_lap.data.workers import share_tensors, why_worker_lost
 from wesp_lap.errors import ConfigError, DataError, WespError, problem_list, raise_problems
 from wesp_lap.log import get_logger
 from wesp_lap.seeding import uniforms
@@ -86,7 +87,7 @@ class Batch(NamedTuple):
         keys: Utterance of each.
         weight: What a mean over this batch counts in the mean over all processes, about 1.
         noises: What is still to be added on the device; None when nothing is.
-        faults: Utterances that were left out because they are damaged, a sentence each.
+        faults: Utterances that were left out because they are damaged, each with a sentence.
     """
 
     waves: Tensor
@@ -94,7 +95,7 @@ class Batch(NamedTuple):
     keys: list[str]
     weight: float
     noises: Noises | None
-    faults: list[str]
+    faults: dict[str, str]
 
 
 class CropDataset(Dataset):
@@ -140,11 +141,12 @@ class CropDataset(Dataset):
         speed = np.zeros(len(plan.rows), dtype=np.int64)
         if self._settings.augment.speed_perturb:
             speed = speed_index(draws[:, 0], self._settings.augment.set)
-        waves, faults = self._crops(plan, draws[:, 1], speed)
+        waves, damage = self._crops(plan, draws[:, 1], speed)
         labels = self._classes[self._utterances.speaker[plan.rows]] + speed * self._num_speakers
         rows = plan.rows
+        faults = {self._utterances.key(rows[place]): str(fault) for place, fault in damage.items()}
         if faults:
-            kept = np.setdiff1d(np.arange(len(rows)), list(faults))
+            kept = np.setdiff1d(np.arange(len(rows)), list(damage))
             waves, labels, rows, draws = waves[kept], labels[kept], rows[kept], draws[kept]
         noises = None
         if self._augments and self._settings.augment_on == "device":
@@ -152,8 +154,10 @@ class CropDataset(Dataset):
         elif self._augments:
             waves = self._augmenter.augment(waves, draws)
         keys = [key.decode() for key in self._utterances.keys[rows].tolist()]
-        messages = [str(fault) for fault in faults.values()]
-        return Batch(waves, torch.from_numpy(labels), keys, plan.weight, noises, messages)
+        batch = Batch(waves, torch.from_numpy(labels), keys, plan.weight, noises, faults)
+        if get_worker_info() is not None:
+            share_tensors(batch)
+        return batch
 
     def _crops(
         self, plan: BatchPlan, places: np.ndarray, speed: np.ndarray
@@ -216,6 +220,7 @@ class SampleStream:
     def __init__(self, dataset: CropDataset, plan: EpochPlan, settings: StreamSettings) -> None:
         self.plan = plan
         self._max_bad = settings.max_bad
+        self._list = settings.shards
         self._bad: dict[str, str] = {}
         self._batches = _Batches(plan)
         # Without a batch size the loader hands each BatchPlan to a worker as it is.
@@ -247,9 +252,10 @@ class SampleStream:
             # A worker process wraps the message in its traceback.
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            reason = why_worker_lost(str(error))
+            if not reason:
                 raise
-            raise WespError(_killed(str(error))) from error
+            raise WespError(reason) from error
 
     def _on_device(self, batch: Batch, device: torch.device) -> Batch:
         waves = batch.waves.to(device, non_blocking=True)
@@ -261,32 +267,22 @@ class SampleStream:
     def _count(self, batch: Batch) -> None:
         if not batch.faults:
             return
-        self._bad.update(dict.fromkeys(batch.faults, ""))
-        problems = list(self._bad)
+        # By utterance: what is wrong differs from crop to crop of the same one.
+        self._bad.update(batch.faults)
+        problems = list(self._bad.values())
         if len(problems) > self._max_bad:
             mend = (
-                "Find all with python -m wesp_lap.bin.check_shards and make these shards again; to "
-                f"go on without such utterances, set data.max_bad to {len(problems)} or more."
+                f"Find all with python -m wesp_lap.bin.check_shards --list {self._list} and make "
+                "these shards again; to go on without such utterances, set data.max_bad to "
+                f"{len(problems)} or more."
             )
             raise DataError(problem_list("damaged training data", problems, mend))
         if not len(batch.labels):
             raise DataError(problem_list("a batch of damaged utterances only", problems, ""))
-        for fault in batch.faults:
+        for fault in batch.faults.values():
             get_logger().warning(
                 "left out (%d of data.max_bad %d): %s", len(problems), self._max_bad, fault
             )
-
-
-def _killed(message: str) -> str:
-    if "shared memory" in message or "Bus error" in message:
-        return (
-            "a loader process ran out of shared memory; enlarge /dev/shm (docker run --shm-size "
-            "8g), or lower data.num_workers"
-        )
-    return (
-        f"a loader process ended: {message.splitlines()[0]}; a kill signal often means that the "
-        "machine ran out of memory: lower data.num_workers"
-    )
 
 
 def _check_rate(utterances: Utterances) -> None:
@@ -332,6 +328,8 @@ def make_stream(
 
 def _check_cache(utterances: Utterances, settings: StreamSettings) -> None:
     """Refuse a cache that a crop from anywhere in the corpus would fill anew."""
+    if utterances.is_raw:
+        return  # its files are read in place
     needed = int(utterances.size.sum()) / 1e9
     windowed = settings.sampling.options.get("window_shards", 0) > 0
     if settings.access.cache_dir is not None and needed > settings.access.cache_gb and not windowed:

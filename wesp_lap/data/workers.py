@@ -1,0 +1,35 @@
+"""Batches on their way out of loader processes, and what goes wrong with these, in words."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def share_tensors(value: object) -> None:
+    """Move the tensors of a batch to shared memory.
+
+    The loader would do it in a thread of its own, whose failure for want of shared memory nobody
+    hears of: the training process would wait for the batch for ever.
+    """
+    if isinstance(value, Tensor):
+        if value.untyped_storage().nbytes():
+            value.share_memory_()
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            share_tensors(part)
+
+
+def why_worker_lost(message: str) -> str:
+    """Say why a loader process cannot go on; nothing when it met any other error."""
+    # What the loader says, what share_memory_ says, and how it names its files.
+    if any(sign in message for sign in ("shared memory", "Bus error", "</torch_")):
+        return (
+            "a loader process ran out of shared memory; enlarge /dev/shm (docker run --shm-size "
+            "8g), or lower data.num_workers"
+        )
+    if "DataLoader worker (pid" not in message:
+        return ""
+    return (
+        f"a loader process ended: {message.splitlines()[0]}; a kill signal often means that the "
+        "machine ran out of memory: lower data.num_workers"
+    )
