@@ -197,6 +197,28 @@ def test_batches_by_length_are_limited_in_duration_and_alike_in_length(world_siz
     assert used / kept > 0.95  # what cropping to the shortest loses
 
 
+@pytest.mark.parametrize("total", [1001, 1999, 2001, 5003])
+def test_no_batch_by_length_is_what_full_buckets_leave_over(total):
+    data = Corpus(np.zeros(total, int), np.zeros(total, int), np.full(total, 64000))
+    sampling = LengthSampling(data, 0, 0, 1)
+    sizes = [len(plan.rows) for plan in batches(sampling)]
+    assert sum(sizes) == total and max(sizes) - min(sizes) <= 2
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_smallest_batch_is_known_beforehand(world_size):
+    data = corpus(1000, speakers=40)
+    for sampling in (
+        UtteranceSampling(data, 48, CROP, world_size),
+        SpeakerSampling(data, 48, CROP, world_size, per_speaker=3),
+        LengthSampling(data, 0, 0, world_size),
+    ):
+        sizes = [
+            len(p.rows) for rank in range(world_size) for p in batches(sampling, rank, world_size)
+        ]
+        assert sampling.smallest == min(sizes)
+
+
 def test_settings_that_cannot_work_say_what_to_change():
     with pytest.raises(DataError, match="9 utterances do not fill one batch of 10"):
         UtteranceSampling(corpus(9), 10, CROP, 1)
@@ -210,6 +232,10 @@ def test_settings_that_cannot_work_say_what_to_change():
         SpeakerSampling(corpus(500), 40, CROP, 1, per_speaker=3)
     with pytest.raises(ConfigError, match="window_shards >= 0"):
         UtteranceSampling(corpus(50), 10, CROP, 1, window_shards=-1)
+    for cap in (0, -1):
+        for sampling in (UtteranceSampling, SpeakerSampling):
+            with pytest.raises(ConfigError, match="max_per_speaker must be at least 1, got"):
+                sampling(corpus(50), 10, CROP, 1, max_per_speaker=cap)
     with pytest.raises(ConfigError, match="shortest_seconds <= longest_seconds"):
         LengthSampling(corpus(50), 0, 0, 1, shortest_seconds=20)
     with pytest.raises(DataError, match=r"3 utterances, one per batch, .* by 2 processes"):

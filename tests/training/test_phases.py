@@ -308,6 +308,10 @@ def test_modules_move_before_their_optimizer_is_made(frozen, make_settings):
 def test_accumulation_needs_equal_chunks_of_two(make_settings, tmp_path):
     with pytest.raises(ConfigError, match=r"accumulate \(8\) must cut the 8 utterances"):
         train(make_settings(training={"accumulate": 8}), tmp_path)
+    # By length batch_size does not apply: a batch holds what fits into max_seconds.
+    single = {"name": "lengths", "max_seconds": 1, "longest_seconds": 1, "shortest_seconds": 0.1}
+    with pytest.raises(ConfigError, match=r"the 1 utterances .*data\.sampling\.max_seconds"):
+        train(make_settings(data={"sampling": single}), tmp_path / "lengths")
 
 
 def test_bf16_trains_on_a_cpu(make_settings, tmp_path):

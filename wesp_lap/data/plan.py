@@ -35,6 +35,10 @@ class Sampling(Protocol):
     def steps(self) -> int:
         """Steps per epoch, the same in every epoch and for every process."""
 
+    @property
+    def smallest(self) -> int:
+        """Utterances of the smallest batch of any process."""
+
     def order(self, seed: int, epoch: int) -> Order:
         """Return what an epoch consists of."""
 
@@ -71,6 +75,7 @@ class EpochPlan:
 
     def __init__(self, sampling: Sampling, rank: int, world_size: int, seed: int) -> None:
         self.steps_per_epoch = sampling.steps
+        self.smallest_batch = sampling.smallest
         self._sampling = sampling
         self._rank = rank
         self._world_size = world_size

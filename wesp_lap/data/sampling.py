@@ -68,10 +68,9 @@ class UtteranceSampling:
         parts: int = 1,
         drop_last: bool = False,
     ) -> None:
-        if window_shards < 0 or parts < 1 or (max_per_speaker or 1) < 1:
-            raise ConfigError(
-                "data.sampling: window_shards >= 0, parts >= 1 and max_per_speaker >= 1 are needed"
-            )
+        if window_shards < 0 or parts < 1:
+            raise ConfigError("data.sampling: window_shards >= 0 and parts >= 1 are needed")
+        _check_cap(max_per_speaker)
         self._tar = corpus.tar
         self._speaker = corpus.speaker
         self._cap = max_per_speaker
@@ -89,6 +88,7 @@ class UtteranceSampling:
         _check_shares(sizes, 2, batch_size, world_size)
         self._shares = _shares(sizes, parts)
         self._cuts = _border(_shares(sizes, world_size))
+        self.smallest = int(np.diff(self._cuts).min())
         self._samples = np.full(self.steps * world_size, crop_samples)
 
     def order(self, seed: int, epoch: int) -> Order:
@@ -147,6 +147,7 @@ class SpeakerSampling:
                 f"data.batch_size ({batch_size}) a multiple of it times the number of processes "
                 f"({world_size})"
             )
+        _check_cap(max_per_speaker)
         self._speaker = corpus.speaker
         self._size = per_speaker
         speakers = batch_size // per_speaker
@@ -161,6 +162,7 @@ class SpeakerSampling:
         self._world = world_size
         sizes = np.diff(_even_cuts(int(self._groups.sum()), self.steps))
         _check_shares(sizes, 1, batch_size, world_size)
+        self.smallest = int(sizes.min()) // world_size * per_speaker
         self._samples = np.full(self.steps * world_size, crop_samples)
 
     def order(self, seed: int, epoch: int) -> Order:
@@ -193,7 +195,7 @@ class LengthSampling:
         max_seconds: Total duration of the crops of one process in one step.
         shortest_seconds: Shorter utterances are left out.
         longest_seconds: Longer utterances are cropped to this.
-        bucket_size: Utterances of neighbouring length among which batches are drawn.
+        bucket_size: Utterances of neighbouring length among which batches are drawn, at most.
     """
 
     def __init__(
@@ -229,11 +231,14 @@ class LengthSampling:
                 "lower data.sampling.shortest_seconds or add data"
             )
         self._by_length = by_length[:kept]
-        self._bucket = np.arange(kept) // bucket_size
+        # Equal buckets: what is left over by full ones might be a single utterance.
+        buckets = _even_cuts(kept, -(-kept // bucket_size))
+        self._bucket = np.repeat(np.arange(len(buckets) - 1), np.diff(buckets))
         limit = round(max_seconds * SAMPLE_RATE)
-        self._cuts = _length_cuts(self._lengths[self._by_length], bucket_size, limit, world_size)
+        self._cuts = _length_cuts(self._lengths[self._by_length], buckets, limit, world_size)
         self._world = world_size
         self.steps = (len(self._cuts) - 1) // world_size
+        self.smallest = int(np.diff(self._cuts).min())
 
     def order(self, seed: int, epoch: int) -> Order:
         """Return shuffled batches of neighbours in length; those of a step are neighbours too."""
@@ -267,6 +272,14 @@ def _shares(sizes: np.ndarray, parts: int) -> np.ndarray:
 def _border(sizes: np.ndarray) -> np.ndarray:
     """Return where blocks of these sizes begin, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _check_cap(max_per_speaker: int | None) -> None:
+    if max_per_speaker is not None and max_per_speaker < 1:
+        raise ConfigError(
+            f"data.sampling.max_per_speaker must be at least 1, got {max_per_speaker}; leave it "
+            "out to take all utterances"
+        )
 
 
 def _check_shares(sizes: np.ndarray, least: int, batch_size: int, world_size: int) -> None:
@@ -319,13 +332,21 @@ def _fit_groups(groups: np.ndarray, per_batch: int) -> tuple[np.ndarray, int]:
         groups = np.minimum(groups, steps)
 
 
-def _length_cuts(lengths: np.ndarray, bucket: int, limit: int, world_size: int) -> np.ndarray:
+def _length_cuts(
+    lengths: np.ndarray, buckets: np.ndarray, limit: int, world_size: int
+) -> np.ndarray:
     """Cut falling ``lengths`` into batches of at most ``limit`` samples within buckets.
 
     The number of batches is made a multiple of ``world_size`` by cutting more finely.
+
+    Args:
+        lengths: In samples (n,).
+        buckets: Their borders (buckets + 1,).
+        limit: Samples of a batch.
+        world_size: Number of processes.
     """
-    sizes = np.diff(np.append(np.arange(0, len(lengths), bucket), len(lengths)))
-    longest = lengths[::bucket]
+    sizes = np.diff(buckets)
+    longest = lengths[buckets[:-1]]
     batches = -(-sizes // (limit // longest))
     while lack := -int(batches.sum()) % world_size:
         able = np.flatnonzero(batches < sizes)[:lack]
@@ -337,6 +358,6 @@ def _length_cuts(lengths: np.ndarray, bucket: int, limit: int, world_size: int) 
         batches[able] += 1
     cuts = [
         first + _even_cuts(size, count)[:-1]
-        for first, size, count in zip(_border(sizes), sizes, batches, strict=False)
+        for first, size, count in zip(buckets, sizes, batches, strict=False)
     ]
     return np.append(np.concatenate(cuts), len(lengths))

@@ -59,12 +59,13 @@ class Trainer:
         self._process = process
         self._lr_schedule = build(LR_SCHEDULES, settings.lr_schedule, "lr_schedule")
         self._steps_per_epoch = stream.plan.steps_per_epoch
-        share = settings.data.batch_size // process.world_size
+        share = stream.plan.smallest_batch
         chunks = settings.training.accumulate
         if share // chunks < 2:
             raise ConfigError(
-                f"training.accumulate ({chunks}) must cut the {share} utterances that each process "
-                "has of a batch into chunks of at least 2, which batch norm needs"
+                f"training.accumulate ({chunks}) must cut the {share} utterances that a process "
+                "has in the smallest batch into chunks of at least 2, which batch norm needs; "
+                "lower it, or raise data.batch_size (data.sampling.max_seconds by length)"
             )
         self._total_steps = settings.training.epochs * self._steps_per_epoch
         self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
