@@ -15,6 +15,7 @@ import webdataset
 from corpora import noise, pack, read_as_wespeaker, write_data
 
 from wesp_lap.data.index import load_utterances, read_index
+from wesp_lap.data.shards import make_shards
 from wesp_lap.errors import DataError
 
 
@@ -192,7 +193,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, data):
 
 
 def test_while_a_shard_is_made_again_its_old_index_is_gone(tmp_path, data, monkeypatch):
-    pack(data, tmp_path)
+    _, tars = pack(data, tmp_path)
 
     def die(*_):
         raise KeyboardInterrupt
@@ -200,8 +201,9 @@ def test_while_a_shard_is_made_again_its_old_index_is_gone(tmp_path, data, monke
     monkeypatch.setattr("wesp_lap.data.shards.write_sums", die)
     with pytest.raises(KeyboardInterrupt):
         pack(data, tmp_path, audio_format="wav")
+    (tmp_path / "kept.list").write_text("\n".join(tars))
     with pytest.raises(DataError, match="no index beside it"):
-        load_utterances(tmp_path / "shard.list")
+        load_utterances(tmp_path / "kept.list")
 
 
 def test_other_settings_make_the_shards_again(tmp_path, data):
@@ -242,6 +244,20 @@ def test_all_bad_utterances_are_named_at_once_and_no_list_is_written(tmp_path, b
     assert not (tmp_path / "shard.list").exists()
     with pytest.raises(DataError):
         pack(data, tmp_path, utterances_per_shard=4, max_bad=5)
+
+
+def test_the_list_of_an_earlier_run_does_not_survive_one_that_fails(tmp_path, data):
+    pack(data, tmp_path)
+    next((data / "wav").iterdir()).write_bytes(b"")
+    with pytest.raises(DataError, match=r"cannot be packed \(1 problem\)"):
+        pack(data, tmp_path)
+    assert not (tmp_path / "shard.list").exists()  # its tars lack an utterance now
+
+
+def test_counts_do_not_replace_a_list_of_that_name(tmp_path, data):
+    counts = make_shards(data, tmp_path / "shards", tmp_path / "shard.json")
+    assert len(load_utterances(tmp_path / "shard.json")) == 11
+    assert json.loads((tmp_path / "shard.counts.json").read_text()) == counts
 
 
 def test_bad_utterances_may_be_left_out_and_are_tried_again(tmp_path, broken, waves):

@@ -103,7 +103,9 @@ def count_files(entries: Sequence[Entry]) -> dict[str, float]:
 
 def write_counts(shard_list: PathLike, counts: dict[str, float]) -> None:
     """Write the counts beside a list."""
-    write_json(Path(shard_list).with_suffix(".json"), counts)
+    path = Path(shard_list)
+    # A list that is itself called NAME.json must not be overwritten.
+    write_json(path.with_suffix(".counts.json" if path.suffix == ".json" else ".json"), counts)
 
 
 def format_counts(shard_list: PathLike, counts: dict[str, float]) -> str:

@@ -119,6 +119,8 @@ def make_shards(
         )
         for number, first in enumerate(range(0, len(sources), utterances_per_shard))
     ]
+    # An earlier list names these tars, too: nobody must train on what a failed run leaves of them.
+    Path(shard_list).unlink(missing_ok=True)
     with _shared_pipes_run(plan, Path(out), jobs) as ready:
         made = list(progress(in_processes(_make, ready, jobs), "shards", len(plan), "shard"))
     counts = sum_counts(data, made, max_bad, "utterances that cannot be packed")
