@@ -4,11 +4,13 @@ import json
 import os
 import zlib
 
+import numpy as np
 import pytest
 import soundfile
 from corpora import noise, write_data
 
 from wesp_lap.bin import make_raw_list as command
+from wesp_lap.data import indexing
 from wesp_lap.data.checking import check_shards
 from wesp_lap.data.index import load_utterances
 from wesp_lap.data.indexing import index_shards
@@ -55,6 +57,19 @@ def test_its_utterances_are_files_of_their_own(raw):
     counts = check_shards(raw)
     assert (counts["utterances"], counts["speakers"], counts["shards"]) == (5, 2, 0)
     assert json.loads((raw.parent / "raw.json").read_text()) == counts
+
+
+def test_files_that_ffmpeg_decodes_are_indexed(raw, monkeypatch):
+    items = [json.loads(line) for line in raw.read_text().splitlines()]
+    path = raw.parent / "x.m4a"
+    path.write_bytes(b"no format that libsndfile knows")
+    items[2]["wav"] = str(path)
+    raw.write_text("".join(json.dumps(item) + "\n" for item in items))
+    wave = np.zeros(1234, dtype=np.float32)
+    monkeypatch.setattr(indexing, "decode", lambda name: (wave, 16000) if name == str(path) else 0)
+    index_shards(raw)
+    utterances = load_utterances(raw)
+    assert (utterances.samples[2], utterances.rate[2], utterances.pcm[2]) == (1234, 16000, -1)
 
 
 def test_an_index_of_another_list_is_refused(raw):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO
 
+from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.io import decode
 from wesp_lap.data.counts import ShardCounts, count, count_files, sum_counts, unusable, write_counts
 from wesp_lap.data.index import load_utterances
 from wesp_lap.data.index_file import (
@@ -154,6 +156,11 @@ def _file_entry(item: RawItem, check: Check) -> Entry:
             audio = stream.read()
     except OSError as error:
         raise DataError(f"{item.path}: {error.strerror}") from error
-    what = describe(audio, item.path.rpartition(".")[2].lower(), check, item.path)
-    numbers = (0, len(audio), what.samples, zlib.crc32(audio), what.rate, what.pcm)
+    if needs_ffmpeg(item.path):
+        wave, rate = decode(item.path)
+        samples, pcm = len(wave), -1
+    else:
+        what = describe(audio, item.path.rpartition(".")[2].lower(), check, item.path)
+        samples, rate, pcm = what.samples, what.rate, what.pcm
+    numbers = (0, len(audio), samples, zlib.crc32(audio), rate, pcm)
     return Entry(item.key, item.speaker, *numbers)
