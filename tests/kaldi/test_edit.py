@@ -114,6 +114,11 @@ def test_what_each_way_chooses(tmp_path):
     assert {key for key in keys if key[:2] in {one[:2] for one in found}} == found
 
 
+def test_a_speaker_with_fewer_utterances_than_asked_for_keeps_all(tmp_path, corpus):
+    kept, before = subset_data_dir(corpus, tmp_path / "all", "per_speaker", 10**6)
+    assert kept == before > 0
+
+
 def test_no_more_speakers_than_needed(tmp_path, corpus):
     for number, speakers in ((1, 1), (2, 1), (3, 2), (4, 2)):  # two utterances each
         subset_data_dir(corpus, tmp_path / "part", "speakers", number)

@@ -50,15 +50,17 @@ def subset_data_dir(
     if how in ("spk_list", "utt_list"):
         chosen = _listed(source, how, Path(str(what)))
     else:
-        chosen = _counted(source, how, _count(what, len(source.utt2spk), src), seed)
+        # Of each speaker there may be fewer.
+        available = len(source.utt2spk) if how != "per_speaker" else None
+        chosen = _counted(source, how, _count(what, available, src), seed)
     source.keep(chosen).write(out)
     return len(chosen), len(source.utt2spk)
 
 
-def _count(what: int | PathLike, available: int, src: PathLike) -> int:
+def _count(what: int | PathLike, available: int | None, src: PathLike) -> int:
     if not isinstance(what, int) or what < 1:
         raise ConfigError(f"{what!r} is not a number of utterances; give 1 or more")
-    if what > available:
+    if available is not None and what > available:
         raise DataError(f"{src}: holds {available} utterances, {what} are asked for; ask for fewer")
     return what
 
