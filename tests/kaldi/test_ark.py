@@ -194,7 +194,8 @@ def test_reading_notices_every_flipped_bit(prefix):
     harmless = 0
     for path in (ark(prefix), scp(prefix), record(prefix)):
         whole = path.read_bytes()
-        for position in range(8 * len(whole)):
+        # Every bit of the archive, of the other two one in every byte.
+        for position in range(0, 8 * len(whole), 1 if path == ark(prefix) else 9):
             broken = bytearray(whole)
             broken[position // 8] ^= 1 << position % 8
             path.write_bytes(broken)
