@@ -226,15 +226,16 @@ def test_a_damaged_bank_is_named(tmp_path, musan):
 
 def test_augmentation_needs_all_categories(tmp_path, musan, rirs):
     make_noise_bank(tmp_path / "full", musan, rirs)
-    NoiseBank(tmp_path / "full").check()
+    lap = ("noise", "music", "speech", "rir")
+    NoiseBank(tmp_path / "full").check(lap)
     make_noise_bank(tmp_path / "half", rirs=rirs)
     with pytest.raises(
         DataError, match=r"half: the noise bank holds no noise, music, speech; make"
     ):
-        NoiseBank(tmp_path / "half").check()
+        NoiseBank(tmp_path / "half").check(lap)
     (tmp_path / "full" / "bank.json").write_text('{"noise": [], "rir": []}')
     with pytest.raises(DataError, match="holds no noise, music, speech, rir"):
-        NoiseBank(tmp_path / "full").check()
+        NoiseBank(tmp_path / "full").check(lap)
 
 
 def test_a_bank_of_an_older_version_is_named(tmp_path):

@@ -82,7 +82,7 @@ def test_headers_are_enough_when_asked_for(tmp_path, fault):
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 @pytest.mark.parametrize("own", [True, False])
-def test_speech_is_cut_out_and_joined(tmp_path, suffix, own):
+def test_speech_is_cut_out_and_joined(tmp_path, suffix, own, caplog):
     waves = {"s1-a": noise(0, 32000), "s1-b": noise(1, 16000), "s2-c": noise(2, 16000)}
     data = write_data(tmp_path / "data", waves, suffix)
     vad = data / "vad" if own else tmp_path / "other"
@@ -96,6 +96,7 @@ def test_speech_is_cut_out_and_joined(tmp_path, suffix, own):
     np.testing.assert_array_equal(got["s1-a"], np.concatenate([a[1600:8000], a[24000:]]))
     np.testing.assert_array_equal(got["s1-b"], waves["s1-b"][4000:12000])
     np.testing.assert_array_equal(got["s2-c"], waves["s2-c"])
+    assert "1 utterances without speech pieces stay whole" in caplog.text
     assert {e.key: e.samples for e in read_index(tars[0])} == {k: len(w) for k, w in got.items()}
 
 
@@ -115,6 +116,9 @@ def test_speech_that_is_not_there_is_named(tmp_path, data):
         pack(data, tmp_path, vad=True)
     (data / "vad").write_text("s0-u00 50 60\n")
     with pytest.raises(DataError, match=r"s0-u00: its speech pieces \(vad\) lie beyond its end"):
+        pack(data, tmp_path, vad=True)
+    (data / "vad").write_text("other-u00 1 2\n")
+    with pytest.raises(DataError, match="speech pieces names none of its utterances"):
         pack(data, tmp_path, vad=True)
     (data / "vad").write_text("s0-u00 2 1\n")
     with pytest.raises(DataError, match=r"vad:1: expected 0 <= start < end"):

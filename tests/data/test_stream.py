@@ -402,8 +402,8 @@ def test_a_missing_noise_bank_is_named_before_training(stream, tmp_path):
 
 def test_a_bank_without_music_is_named_before_training(stream, bank):
     index = bank / "bank.json"
-    index.write_text(index.read_text().replace('"music"', '"Music"'))
-    with pytest.raises(DataError, match="the noise bank holds no music"):
+    index.write_text(index.read_text().replace('"music"', '"Music"').replace('"rir"', '"Rir"'))
+    with pytest.raises(DataError, match=r"bank: the noise bank holds no music, rir; make it from"):
         stream(noise_bank=str(bank), augment=AugmentSettings(noise_prob=0.6))
 
 

@@ -68,13 +68,13 @@ class NoiseBank:
             raise DataError(f"{path}: no such file; {_AGAIN}")
         return f"{sha256(self._folder / _INDEX_FILE)} {path.read_text().split()[0]}"
 
-    def check(self, categories: Iterable[str] = (*NOISE_CATEGORIES, "rir")) -> None:
-        """Raise a DataError when a category that augmentation draws from is empty."""
+    def check(self, categories: Iterable[str]) -> None:
+        """Raise a DataError that names all of these categories that are empty."""
         empty = [name for name in categories if not len(self.recordings(name))]
         if empty:
             raise DataError(
                 f"{self._folder}: the noise bank holds no {', '.join(empty)}; make it from MUSAN "
-                "and RIRS_NOISES, or set augment.noise_prob to 0"
+                "and RIRS_NOISES, or set data.augment.noise_prob to 0"
             )
 
     def recordings(self, category: str) -> np.ndarray:

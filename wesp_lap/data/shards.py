@@ -34,7 +34,7 @@ from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike, atomic_write
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.kaldi.pipes import is_pipe, run_pipe
-from wesp_lap.log import progress
+from wesp_lap.log import get_logger, progress
 from wesp_lap.seeding import generator
 
 # Part of every shard's digest: shards of another layout are made again.
@@ -133,6 +133,11 @@ def make_shards(
 def _sources(data: DataDir, vad: bool | PathLike, allow_pipe: bool) -> list[Source]:
     pieces = speech_pieces(data, vad)
     cut = {key: tuple(spans) for key, spans in pieces.items()}
+    whole = sum(key not in cut for key in data.utt2spk) if cut else 0
+    if cut and whole == len(data.utt2spk):
+        raise DataError(f"{data.path}: the table of speech pieces names none of its utterances")
+    if whole:
+        get_logger().warning("%s: %d utterances without speech pieces stay whole", data.path, whole)
     return [
         replace(_source(data, key, allow_pipe), pieces=cut.get(key, ())) for key in data.utterances
     ]

@@ -348,4 +348,6 @@ def _noise_bank(settings: StreamSettings) -> NoiseBank | None:
             "data.augment.noise_prob is positive but there is no noise bank: give "
             "--data.noise_bank DIR, or set --data.augment.noise_prob 0"
         )
-    return NoiseBank(settings.noise_bank)
+    bank = NoiseBank(settings.noise_bank)
+    bank.check(settings.augment.categories)
+    return bank
