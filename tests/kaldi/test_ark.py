@@ -194,8 +194,9 @@ def test_reading_notices_every_flipped_bit(prefix):
     harmless = 0
     for path in (ark(prefix), scp(prefix), record(prefix)):
         whole = path.read_bytes()
-        # Every bit of the archive, of the other two one in every byte.
-        for position in range(0, 8 * len(whole), 1 if path == ark(prefix) else 9):
+        # Every bit of the archive; of the other two, one in every byte.
+        every = range(8) if path == ark(prefix) else ()
+        for position in [8 * at + bit for at in range(len(whole)) for bit in every or [at % 8]]:
             broken = bytearray(whole)
             broken[position // 8] ^= 1 << position % 8
             path.write_bytes(broken)
