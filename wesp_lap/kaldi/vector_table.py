@@ -201,7 +201,7 @@ def _cut(content: NDArray[np.uint8], starts: NDArray[np.int64], width: int) -> N
 def _archives(scp: Path, table: Mapping[str, str]) -> tuple[list[_Archive], list[str]]:
     """Group the lines of a table by archive; return the archives and what is wrong."""
     places: dict[str, tuple[list[int], list[int]]] = {}
-    problems = []
+    problems: list[str] = []
     for row, entry in enumerate(table.values()):
         name, _, number = entry.rpartition(":")
         if not (name and number.isdecimal() and len(number) < 19):
@@ -211,25 +211,33 @@ def _archives(scp: Path, table: Mapping[str, str]) -> tuple[list[_Archive], list
         rows, offsets = places[name]
         rows.append(row)
         offsets.append(int(number))
-    archives, keys = [], list(table)
+    found: dict[Path, tuple[list[int], list[int]]] = {}
+    keys = list(table)
     for name, (rows, offsets) in places.items():
-        if is_pipe(name):
-            problems += [
-                f"{keys[r]}: {scp}: '{name}' is a command, which is never run" for r in rows
-            ]
-            continue
         path = _find(name, scp.parent)
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            problems += [f"{keys[row]}: {path}: {error.strerror}" for row in rows]
+        fault = f"{scp}: '{name}' is a command, which is never run" if is_pipe(name) else None
+        fault = fault or _opening_fault(path)
+        if fault:
+            problems += [f"{keys[row]}: {fault}" for row in rows]
             continue
+        together = found.setdefault(path, ([], []))
+        together[0].extend(rows)
+        together[1].extend(offsets)
+    archives = []
+    for path, (rows, offsets) in found.items():
         order = np.argsort(offsets, kind="stable")
         archives.append(
             _Archive(path, np.array(rows)[order], np.array(offsets)[order], read_record(path))
         )
     return archives, problems
+
+
+def _opening_fault(path: Path) -> str | None:
+    try:
+        with open(path, "rb"):
+            return None
+    except OSError as error:
+        return f"{path}: {error.strerror}"
 
 
 def read_record(ark: Path) -> dict | None:
