@@ -224,6 +224,19 @@ def test_a_damaged_bank_is_named(tmp_path, musan):
         NoiseBank(tmp_path / "bank")
 
 
+def test_an_earlier_index_never_stands_beside_new_samples(tmp_path, musan, rirs, monkeypatch):
+    make_noise_bank(tmp_path / "bank", musan, rirs)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wesp_lap.data.noise_bank.json.dump", die)
+    with pytest.raises(KeyboardInterrupt):
+        make_noise_bank(tmp_path / "bank", musan)
+    with pytest.raises(DataError, match=r"bank\.json: no such file"):
+        NoiseBank(tmp_path / "bank")
+
+
 def test_augmentation_needs_all_categories(tmp_path, musan, rirs):
     make_noise_bank(tmp_path / "full", musan, rirs)
     lap = ("noise", "music", "speech", "rir")

@@ -178,6 +178,8 @@ def _write_samples(out: Path, files: list[NoiseFile], jobs: int) -> dict[str, li
             digest.update(samples)
             position += result.size
         raise_problems("noise files that cannot be read", problems, "Replace or remove them.")
+        # An index of an earlier bank must not stand beside samples that it does not fit.
+        (out / _INDEX_FILE).unlink(missing_ok=True)
     with atomic_write(out / _DIGEST_FILE) as stream:
         stream.write(f"{digest.hexdigest()}  {_SAMPLES_FILE}\n")
     return index
