@@ -285,6 +285,15 @@ def test_what_cannot_be_trained_is_named():
         train_plda(statistics(vectors, codes), 1, "random")
 
 
+def test_dead_dimensions_are_warned_of(caplog):
+    vectors, codes = sample([3] * 10)
+    train_plda(statistics(vectors, codes))
+    assert "directions" not in caplog.text
+    dead = 1e-4 * np.random.default_rng(0).normal(size=(30, 2))
+    train_plda(statistics(np.column_stack([vectors, dead]), codes))
+    assert "2 of 6 directions" in caplog.text and "lda:dim=4 or less" in caplog.text
+
+
 def test_wrong_adaptation_is_named():
     model = Plda.from_covariances(np.zeros(DIM), *covariances())
     with pytest.raises(DataError, match="adaptation data has 3 dimensions, the PLDA 4"):

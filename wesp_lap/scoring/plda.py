@@ -20,6 +20,7 @@ from wesp_lap.scoring.class_statistics import ClassStatistics, rank
 Start = Literal["moments", "identity"]
 AdaptMethod = Literal["kaldi", "coral"]
 
+_WEAK_SHARE = 1e-6
 _BLOCK_ROWS = 8192
 _BLOCK_TRIALS = 16_384
 
@@ -115,12 +116,23 @@ def check_trainable(statistics: ClassStatistics) -> None:
             f"{total} vectors of {classes} speakers: PLDA needs two speakers or more, and speakers "
             "with two vectors or more"
         )
-    found = rank(np.linalg.eigvalsh(statistics.scatter))
+    values = np.linalg.eigvalsh(statistics.scatter)
+    found = rank(values)
     if found < dim:
         raise DataError(
             f"the within-speaker covariance of {total} vectors of {classes} speakers in {dim} "
             f"dimensions is singular, of rank {found}\nGive more utterances per speaker, or reduce "
             f"the dimension in the chain: lda:dim=N with N at most {min(found, classes - 1)}."
+        )
+    weak = int(np.sum(values < _WEAK_SHARE * values[-1]))
+    if weak:
+        get_logger().warning(
+            "%d of %d directions hold less than a millionth of the largest variance within "
+            "speakers: dead dimensions of the network, whose noise counts as much here as "
+            "anything; reduce the dimension in the chain (lda:dim=%d or less)",
+            weak,
+            dim,
+            min(dim - weak, classes - 1),
         )
 
 
