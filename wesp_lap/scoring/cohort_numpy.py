@@ -60,19 +60,17 @@ def largest(
 
 def moments(unit: np.ndarray, cohort: Cohort, device: str) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and sum of squared deviations of all cosines of every row, (n,) float64."""
-    mean, squares = np.zeros(len(unit)), np.zeros(len(unit))
+    total, squares = np.zeros(len(unit)), np.zeros(len(unit))
 
     def fold(rows: slice, cosines: np.ndarray, before: int) -> None:
-        count = cosines.shape[1]
-        here = cosines.mean(axis=1, dtype=np.float64)
-        deviations = cosines - here[:, None]
-        gap = here - mean[rows]
-        mean[rows] += gap * (count / (before + count))
-        squares[rows] += np.einsum("ij,ij->i", deviations, deviations)
-        squares[rows] += gap**2 * (before * count / (before + count))
+        # Cosines are at most 1: in float64, sums of squares lose nothing that counts. Both sums
+        # convert little by little; an array of deviations would be new memory for every block.
+        total[rows] += cosines.sum(axis=1, dtype=np.float64)
+        squares[rows] += np.einsum("ij,ij->i", cosines, cosines, dtype=np.float64)
 
     _meet(unit, cohort, 0, fold)
-    return mean, squares
+    mean = total / cohort.size
+    return mean, np.maximum(0, squares - total * mean)
 
 
 def _meet(unit: np.ndarray, cohort: Cohort, room: int, fold: _Fold) -> None:
