@@ -42,6 +42,8 @@ setup(
         "urls": ["fsspec[http]"],
         # Noises from LMDB databases, as WeSpeaker makes them.
         "lmdb": ["lmdb"],
+        # Speech detection for extraction, --vad silero.
+        "vad": ["silero-vad"],
         "dev": [
             "espeakng-loader==0.2.4",
             "fsspec[http]",

@@ -40,8 +40,9 @@ from scipy import fft
 from wesp_lap.audio.augment import AugmentSettings
 from wesp_lap.data.index import Entry, Utterances, load_utterances, write_index
 from wesp_lap.data.noise_bank import make_noise_bank
+from wesp_lap.data.settings import StreamSettings
 from wesp_lap.data.shards import make_shards
-from wesp_lap.data.stream import StreamSettings, make_stream, speaker_classes
+from wesp_lap.data.stream import make_stream, speaker_classes
 
 BATCH = 64
 RATE = 16000

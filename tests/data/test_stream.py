@@ -15,13 +15,15 @@ from corpora import noise, write_data
 from wesp_lap.audio.augment import AugmentSettings
 from wesp_lap.coerce import Section
 from wesp_lap.data.access import AccessSettings
+from wesp_lap.data.crops import CropDataset
 from wesp_lap.data.index import load_utterances, read_index
 from wesp_lap.data.indexing import index_shards
 from wesp_lap.data.noise_bank import make_noise_bank
 from wesp_lap.data.plan import BatchPlan
 from wesp_lap.data.raw_list import make_raw_list
+from wesp_lap.data.settings import StreamSettings
 from wesp_lap.data.shards import make_shards
-from wesp_lap.data.stream import CropDataset, StreamSettings, make_stream, speaker_classes
+from wesp_lap.data.stream import make_stream, speaker_classes
 from wesp_lap.errors import ConfigError, DataError, WespError
 
 CROP = 8000

@@ -84,7 +84,7 @@ def test_every_setting_of_the_data_is_on_the_data_page() -> None:
     from wesp_lap.audio.augment import AugmentSettings
     from wesp_lap.data.access import AccessSettings
     from wesp_lap.data.sampling import SAMPLINGS
-    from wesp_lap.data.stream import StreamSettings
+    from wesp_lap.data.settings import StreamSettings
 
     names = {f.name for kind in (StreamSettings, AugmentSettings) for f in fields(kind)}
     names |= {f"access.{f.name}" for f in fields(AccessSettings)}

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 _THREADS = 16
+
+_ACCESS = AccessSettings()
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,12 @@ class Utterances:
         return float((self.samples / self.rate).sum())
 
 
-def load_utterances(shard_list: PathLike) -> Utterances:
+def load_utterances(shard_list: PathLike, access: AccessSettings = _ACCESS) -> Utterances:
     """Read the indexes of all shards of a shard.list, or of a raw.list.
+
+    Args:
+        shard_list: Paths or URLs of tars, one per line, or JSON lines of files.
+        access: How long to wait for servers, and how often to ask.
 
     Raises:
         DataError: all faults of all shards at once: missing or cut tars, missing or broken
@@ -123,7 +130,7 @@ def load_utterances(shard_list: PathLike) -> Utterances:
     # What waits for a disk or a server waits together; parsed here, since threads would only wait
     # for each other.
     with ThreadPoolExecutor(_THREADS) as pool:
-        for tar, files in zip(tars, pool.map(_read, tars), strict=True):
+        for tar, files in zip(tars, pool.map(partial(_read, access), tars), strict=True):
             try:
                 parts.append(_parse(tar, files))
             except DataError as error:
@@ -134,10 +141,10 @@ def load_utterances(shard_list: PathLike) -> Utterances:
     return _gather(shard_list, tars, parts, rows)
 
 
-def _read(tar: str) -> Files | bytes | DataError:
+def _read(access: AccessSettings, tar: str) -> Files | bytes | DataError:
     try:
         if is_url(tar):
-            return Remote(AccessSettings()).read_all(index_path(tar), 1)
+            return Remote(access).read_all(index_path(tar), 1)
         return read_files(tar)
     except DataError as error:
         return error

@@ -12,6 +12,18 @@ from typing import Protocol
 
 import numpy as np
 
+from wesp_lap.data.cuts import (
+    border,
+    capped,
+    check_cap,
+    check_shares,
+    count_within,
+    even_cuts,
+    fit_groups,
+    length_cuts,
+    shares,
+    side_by_side,
+)
 from wesp_lap.data.plan import Order
 from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.log import get_logger
@@ -70,7 +82,7 @@ class UtteranceSampling:
     ) -> None:
         if window_shards < 0 or parts < 1:
             raise ConfigError("data.sampling: window_shards >= 0 and parts >= 1 are needed")
-        _check_cap(max_per_speaker)
+        check_cap(max_per_speaker)
         self._tar = corpus.tar
         self._speaker = corpus.speaker
         self._cap = max_per_speaker
@@ -84,10 +96,10 @@ class UtteranceSampling:
             )
         self.steps = total // batch_size if drop_last else -(-total // batch_size)
         total = self.steps * batch_size if drop_last else total
-        sizes = np.diff(_even_cuts(total, self.steps))
-        _check_shares(sizes, 2, batch_size, world_size)
-        self._shares = _shares(sizes, parts)
-        self._cuts = _border(_shares(sizes, world_size))
+        sizes = np.diff(even_cuts(total, self.steps))
+        check_shares(sizes, 2, batch_size, world_size)
+        self._shares = shares(sizes, parts)
+        self._cuts = border(shares(sizes, world_size))
         self.smallest = int(np.diff(self._cuts).min())
         self._samples = np.full(self.steps * world_size, crop_samples)
 
@@ -96,9 +108,9 @@ class UtteranceSampling:
         rng = generator(seed, epoch)
         chosen = np.arange(len(self._tar))
         if self._cap is not None:
-            chosen = _capped(self._speaker, self._cap, rng)
+            chosen = capped(self._speaker, self._cap, rng)
         rows = self._windowed(chosen, rng) if self._window else rng.permutation(chosen)
-        rows = _side_by_side(rows, self._shares)
+        rows = side_by_side(rows, self._shares)
         return Order(rows, self._cuts, self._samples)
 
     def _windowed(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -147,21 +159,21 @@ class SpeakerSampling:
                 f"data.batch_size ({batch_size}) a multiple of it times the number of processes "
                 f"({world_size})"
             )
-        _check_cap(max_per_speaker)
+        check_cap(max_per_speaker)
         self._speaker = corpus.speaker
         self._size = per_speaker
         speakers = batch_size // per_speaker
         counts = np.bincount(corpus.speaker)
         groups = np.minimum(counts, max_per_speaker or len(corpus.speaker)) // per_speaker
-        self._groups, self.steps = _fit_groups(groups, speakers)
+        self._groups, self.steps = fit_groups(groups, speakers)
         alone = int(np.count_nonzero((groups == 0) & (counts > 0)))
         if alone:
             get_logger().warning(
                 "%d speakers with fewer than %d utterances take no part", alone, per_speaker
             )
         self._world = world_size
-        sizes = np.diff(_even_cuts(int(self._groups.sum()), self.steps))
-        _check_shares(sizes, 1, batch_size, world_size)
+        sizes = np.diff(even_cuts(int(self._groups.sum()), self.steps))
+        check_shares(sizes, 1, batch_size, world_size)
         self.smallest = int(sizes.min()) // world_size * per_speaker
         self._samples = np.full(self.steps * world_size, crop_samples)
 
@@ -171,14 +183,14 @@ class SpeakerSampling:
         place = rng.permutation(len(self._groups))
         # The utterances of each speaker, shuffled, the speakers in a random order.
         rows = np.lexsort((rng.random(len(self._speaker)), place[self._speaker]))
-        within = _count_within(place[self._speaker[rows]])
+        within = count_within(place[self._speaker[rows]])
         rows = rows[within < self._groups[self._speaker[rows]] * self._size]
         groups = rows.reshape(-1, self._size)
         # Dealt out like cards: the groups of a speaker go to different batches.
         step = rng.permutation(self.steps)[np.arange(len(groups)) % self.steps]
         sizes = np.bincount(step, minlength=self.steps)
         rows = groups[np.argsort(step, kind="stable")].reshape(-1)
-        return Order(rows, _border(_shares(sizes, self._world)) * self._size, self._samples)
+        return Order(rows, border(shares(sizes, self._world)) * self._size, self._samples)
 
 
 class LengthSampling:
@@ -232,10 +244,10 @@ class LengthSampling:
             )
         self._by_length = by_length[:kept]
         # Equal buckets: what is left over by full ones might be a single utterance.
-        buckets = _even_cuts(kept, -(-kept // bucket_size))
+        buckets = even_cuts(kept, -(-kept // bucket_size))
         self._bucket = np.repeat(np.arange(len(buckets) - 1), np.diff(buckets))
         limit = round(max_seconds * SAMPLE_RATE)
-        self._cuts = _length_cuts(self._lengths[self._by_length], buckets, limit, world_size)
+        self._cuts = length_cuts(self._lengths[self._by_length], buckets, limit, world_size)
         self._world = world_size
         self.steps = (len(self._cuts) - 1) // world_size
         self.smallest = int(np.diff(self._cuts).min())
@@ -248,7 +260,7 @@ class LengthSampling:
         step = rng.permutation(self.steps)
         batch = (step[:, None] * self._world + np.arange(self._world)).reshape(-1)
         sizes = np.diff(self._cuts)[batch]
-        cuts = _border(sizes)
+        cuts = border(sizes)
         rows = rows[np.repeat(self._cuts[:-1][batch] - cuts[:-1], sizes) + np.arange(len(rows))]
         return Order(rows, cuts, samples[batch])
 
@@ -257,107 +269,3 @@ SAMPLINGS: Mapping[str, type] = MappingProxyType(
     {"utterances": UtteranceSampling, "speakers": SpeakerSampling, "lengths": LengthSampling}
 )
 """Ways to choose utterances by the name they have in settings."""
-
-
-def _even_cuts(total: int, parts: int) -> np.ndarray:
-    """Return the borders (parts + 1,) that cut ``total`` into parts that differ by one at most."""
-    return np.arange(parts + 1) * total // parts
-
-
-def _shares(sizes: np.ndarray, parts: int) -> np.ndarray:
-    """Cut each of ``sizes`` (n,) evenly: (n, parts)."""
-    return np.diff(np.arange(parts + 1) * sizes[:, None] // parts, axis=1)
-
-
-def _border(sizes: np.ndarray) -> np.ndarray:
-    """Return where blocks of these sizes begin, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(sizes)])
-
-
-def _check_cap(max_per_speaker: int | None) -> None:
-    if max_per_speaker is not None and max_per_speaker < 1:
-        raise ConfigError(
-            f"data.sampling.max_per_speaker must be at least 1, got {max_per_speaker}; leave it "
-            "out to take all utterances"
-        )
-
-
-def _check_shares(sizes: np.ndarray, least: int, batch_size: int, world_size: int) -> None:
-    if batch_size % world_size or int(sizes.min()) < least * world_size:
-        raise DataError(
-            f"data.batch_size ({batch_size}) is the batch over all processes: it must be a "
-            f"multiple of their number ({world_size}) and give each at least 2 utterances; the "
-            f"smallest of the {len(sizes)} batches of an epoch has {int(sizes.min())}. Choose "
-            "another size, or add data"
-        )
-
-
-def _side_by_side(rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Read the parts of ``rows`` at once: from each, step by step, what ``shares`` says.
-
-    Args:
-        rows: The parts one after the other (n,), n at least the sum of shares.
-        shares: How much of each part a step takes (steps, parts).
-    """
-    sizes = shares.reshape(-1)
-    begin = np.cumsum(shares, axis=0) - shares + _border(shares.sum(axis=0))[:-1]
-    offset = np.repeat(begin.reshape(-1) - _border(sizes)[:-1], sizes)
-    return rows[offset + np.arange(len(offset))]
-
-
-def _capped(speaker: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose at most ``cap`` utterances of each speaker."""
-    order = np.lexsort((rng.random(len(speaker)), speaker))
-    return np.sort(order[_count_within(speaker[order]) < cap])
-
-
-def _count_within(groups: np.ndarray) -> np.ndarray:
-    """Number the members of each run of equal values: 7 7 3 3 3 gives 0 1 0 1 2."""
-    begins = np.flatnonzero(np.diff(groups, prepend=-1))
-    return np.arange(len(groups)) - np.repeat(begins, np.diff(np.append(begins, len(groups))))
-
-
-def _fit_groups(groups: np.ndarray, per_batch: int) -> tuple[np.ndarray, int]:
-    """Limit the groups of each speaker to one per step, and return the steps this makes."""
-    speakers = int(np.count_nonzero(groups))
-    if speakers < per_batch:
-        raise DataError(
-            f"a batch takes {per_batch} speakers with enough utterances, there are {speakers}; "
-            "lower data.batch_size or raise data.sampling.per_speaker"
-        )
-    while True:
-        steps = -(-int(groups.sum()) // per_batch)
-        if int(groups.max()) <= steps:
-            return groups, steps
-        groups = np.minimum(groups, steps)
-
-
-def _length_cuts(
-    lengths: np.ndarray, buckets: np.ndarray, limit: int, world_size: int
-) -> np.ndarray:
-    """Cut falling ``lengths`` into batches of at most ``limit`` samples within buckets.
-
-    The number of batches is made a multiple of ``world_size`` by cutting more finely.
-
-    Args:
-        lengths: In samples (n,).
-        buckets: Their borders (buckets + 1,).
-        limit: Samples of a batch.
-        world_size: Number of processes.
-    """
-    sizes = np.diff(buckets)
-    longest = lengths[buckets[:-1]]
-    batches = -(-sizes // (limit // longest))
-    while lack := -int(batches.sum()) % world_size:
-        able = np.flatnonzero(batches < sizes)[:lack]
-        if not len(able):
-            raise DataError(
-                f"{len(lengths)} utterances, one per batch, cannot be shared evenly by "
-                f"{world_size} processes; raise data.sampling.max_seconds or add data"
-            )
-        batches[able] += 1
-    cuts = [
-        first + _even_cuts(size, count)[:-1]
-        for first, size, count in zip(buckets, sizes, batches, strict=False)
-    ]
-    return np.append(np.concatenate(cuts), len(lengths))

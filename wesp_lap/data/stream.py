@@ -3,194 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from wesp_lap.audio.augment import (
-    DRAWS,
-    SAMPLE_RATE,
-    SPEED_FACTORS,
-    Augmenter,
-    AugmentSettings,
-    change_speed_batch,
-    speed_index,
-)
-from wesp_lap.audio.distort import Noises, apply
-from wesp_lap.audio.resample import resample
-from wesp_lap.coerce import Section
+from wesp_lap.audio.distort import apply
 from wesp_lap.config import build
-from wesp_lap.data.access import AccessSettings, CropReader
+from wesp_lap.data.crops import Batch, CropDataset
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.plan import BatchPlan, EpochPlan
 from wesp_lap.data.sampling import SAMPLINGS
-from wesp_lap.data.workers import share_tensors, why_worker_lost
-from wesp_lap.errors import ConfigError, DataError, WespError, problem_list, raise_problems
+from wesp_lap.data.settings import StreamSettings
+from wesp_lap.data.workers import why_worker_lost
+from wesp_lap.errors import ConfigError, DataError, WespError, problem_list
 from wesp_lap.log import get_logger
-from wesp_lap.seeding import uniforms
-
-# Keys of the random tables: the order of an epoch is drawn from (seed, epoch).
-_CROPS = 1
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """How batches are made.
-
-    Args:
-        shards: The list of shards, or raw list, to train on.
-        noise_bank: Directory written by make_noise_bank; needed for ``augment.noise_prob``.
-        batch_size: Utterances per optimizer step over all processes.
-        crop_seconds: Length of a training crop.
-        num_workers: Loader processes per training process; 0 loads in the training process.
-        sampling: Which utterances an epoch takes; see wesp_lap.data.sampling.
-        augment: See AugmentSettings.
-        augment_on: Where noise and reverberation are added: in the loader processes, or on the
-            device that trains.
-        access: How shards on slow disks or behind URLs are read; see AccessSettings.
-        max_bad: Damaged utterances that each training process may leave out of its batches
-            before it stops.
-    """
-
-    shards: str
-    noise_bank: str | None = None
-    batch_size: int = 512
-    crop_seconds: float = 2.0
-    num_workers: int = 4
-    sampling: Section = field(default_factory=lambda: Section("utterances"))
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    augment_on: Literal["workers", "device"] = "workers"
-    access: AccessSettings = field(default_factory=AccessSettings)
-    max_bad: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.crop_seconds <= 0 or self.num_workers < 0:
-            raise ValueError("batch_size >= 2, crop_seconds > 0 and num_workers >= 0 are needed")
-
-    @property
-    def crop_samples(self) -> int:
-        """Length of a crop in samples."""
-        return round(self.crop_seconds * SAMPLE_RATE)
-
-
-class Batch(NamedTuple):
-    """Training crops of one process.
-
-    Attributes:
-        waves: Crops (B, S).
-        labels: Class of each (B,).
-        keys: Utterance of each.
-        weight: What a mean over this batch counts in the mean over all processes, about 1.
-        noises: What is still to be added on the device; None when nothing is.
-        faults: Utterances that were left out because they are damaged, each with a sentence.
-    """
-
-    waves: Tensor
-    labels: Tensor
-    keys: list[str]
-    weight: float
-    noises: Noises | None
-    faults: dict[str, str]
-
-
-class CropDataset(Dataset):
-    """Reads, crops and augments the utterances of a BatchPlan.
-
-    Args:
-        utterances: The shards' contents.
-        classes: Speaker to class index, for speed 1.
-        settings: Crop and augmentation.
-        noise: Where noises come from; needed when ``noise_prob`` is positive.
-        seed: Everything random is drawn from (seed, epoch, place in the epoch).
-    """
-
-    def __init__(
-        self,
-        utterances: Utterances,
-        classes: Mapping[str, int],
-        settings: StreamSettings,
-        noise: NoiseBank | None,
-        seed: int,
-    ) -> None:
-        unknown = [name for name in utterances.speakers if name not in classes]
-        raise_problems(
-            "speakers of the shards that are not in the model's speaker map",
-            unknown,
-            "Train on the corpus the model was started with, or start a new model.",
-        )
-        _check_rate(utterances)
-        self._utterances = utterances
-        self._classes = np.array([classes[name] for name in utterances.speakers], dtype=np.int64)
-        self._num_speakers = len(classes)
-        self._reader = CropReader(utterances, settings.access)
-        self._settings = settings
-        self._augmenter = Augmenter(settings.augment, noise)
-        augment = settings.augment
-        self._augments = max(augment.noise_prob, augment.volume_prob, augment.codec_prob) > 0
-        self._seed = seed
-
-    def __getitem__(self, plan: BatchPlan) -> Batch:
-        if self._settings.access.cache_dir is not None:
-            self._reader.ahead(np.unique(self._utterances.tar[plan.later]).tolist())
-        draws = uniforms((self._seed, plan.epoch, _CROPS), plan.first, len(plan.rows), DRAWS)
-        speed = np.zeros(len(plan.rows), dtype=np.int64)
-        if self._settings.augment.speed_perturb:
-            speed = speed_index(draws[:, 0], self._settings.augment.set)
-        waves, damage = self._crops(plan, draws[:, 1], speed)
-        labels = self._classes[self._utterances.speaker[plan.rows]] + speed * self._num_speakers
-        rows = plan.rows
-        faults = {self._utterances.key(rows[place]): str(fault) for place, fault in damage.items()}
-        if faults:
-            kept = np.setdiff1d(np.arange(len(rows)), list(damage))
-            waves, labels, rows, draws = waves[kept], labels[kept], rows[kept], draws[kept]
-        noises = None
-        if self._augments and self._settings.augment_on == "device":
-            noises = self._augmenter.gather(draws, plan.samples)
-        elif self._augments:
-            waves = self._augmenter.augment(waves, draws)
-        keys = [key.decode() for key in self._utterances.keys[rows].tolist()]
-        batch = Batch(waves, torch.from_numpy(labels), keys, plan.weight, noises, faults)
-        if get_worker_info() is not None:
-            share_tensors(batch)
-        return batch
-
-    def _crops(
-        self, plan: BatchPlan, places: np.ndarray, speed: np.ndarray
-    ) -> tuple[Tensor, dict[int, DataError]]:
-        """Decode only what becomes the crops: speed is changed on them, not on whole utterances."""
-        wanted = np.rint(plan.samples * np.array(SPEED_FACTORS)).astype(np.int64)[speed]
-        available = self._utterances.samples[plan.rows]
-        taken = np.minimum(wanted, available)
-        starts = (places * (available - taken + 1)).astype(np.int64)
-        buffer = torch.empty(len(plan.rows), int(wanted.max()))
-        faults = self._read(plan.rows, starts, taken, buffer.numpy())
-        waves = change_speed_batch(buffer, speed, plan.samples) if speed.any() else buffer
-        for place in np.flatnonzero(taken < wanted).tolist():
-            if place not in faults:  # too short: repeated, after its speed was changed
-                length = int(taken[place])
-                rate = round(SPEED_FACTORS[speed[place]] * SAMPLE_RATE)
-                short = resample(buffer[place, :length].numpy(), rate, SAMPLE_RATE)
-                waves[place] = torch.from_numpy(np.resize(short, plan.samples))
-        return waves, faults
-
-    def _read(
-        self, rows: np.ndarray, starts: np.ndarray, taken: np.ndarray, out: np.ndarray
-    ) -> dict[int, DataError]:
-        """Fill the rows of ``out`` (B, S); return what is wrong with some of them by place."""
-        faults = {}
-        read = self._reader.read
-        places = zip(rows.tolist(), starts.tolist(), taken.tolist(), out, strict=True)
-        for place, (row, start, samples, crop) in enumerate(places):
-            try:
-                read(row, start, samples, crop)
-            except DataError as error:
-                faults[place] = error
-        return faults
 
 
 class _Batches:
@@ -277,22 +104,13 @@ class SampleStream:
                 f"{len(problems)} or more."
             )
             raise DataError(problem_list("damaged training data", problems, mend))
-        if not len(batch.labels):
-            raise DataError(problem_list("a batch of damaged utterances only", problems, ""))
+        if len(batch.labels) < 2:  # batch norm takes no fewer
+            mend = "Mend these shards: a batch is left without utterances."
+            raise DataError(problem_list("damaged training data", problems, mend))
         for fault in batch.faults.values():
             get_logger().warning(
                 "left out (%d of data.max_bad %d): %s", len(problems), self._max_bad, fault
             )
-
-
-def _check_rate(utterances: Utterances) -> None:
-    other = np.flatnonzero(utterances.rate != SAMPLE_RATE)
-    if len(other):
-        raise DataError(
-            f"{len(other)} utterances of the shards are not at {SAMPLE_RATE} Hz, such as "
-            f"{utterances.key(other[0])} at {utterances.rate[other[0]]} Hz; make the shards again "
-            f"with --sample_rate {SAMPLE_RATE}"
-        )
 
 
 def speaker_classes(utterances: Utterances) -> dict[str, int]:
@@ -328,16 +146,22 @@ def make_stream(
 
 def _check_cache(utterances: Utterances, settings: StreamSettings) -> None:
     """Refuse a cache that a crop from anywhere in the corpus would fill anew."""
-    if utterances.is_raw:
-        return  # its files are read in place
-    needed = int(utterances.size.sum()) / 1e9
     windowed = settings.sampling.options.get("window_shards", 0) > 0
-    if settings.access.cache_dir is not None and needed > settings.access.cache_gb and not windowed:
+    # The files of a raw list are read in place.
+    if utterances.is_raw or settings.access.cache_dir is None or windowed:
+        return
+    needed = int(utterances.size.sum()) / 1e9
+    if needed > settings.access.cache_gb:
         raise ConfigError(
             f"data.access.cache_gb ({settings.access.cache_gb:g}) holds less than the corpus "
             f"({needed:.0f} GB), and an epoch draws from all of it at once: every few crops would "
             "fetch a whole shard. Give the cache more room, or set data.sampling.window_shards"
         )
+    get_logger().warning(
+        "an epoch draws from the whole corpus at once: the first batches wait until most shards "
+        "(%.1f GB) are in data.access.cache_dir; data.sampling.window_shards starts sooner",
+        needed,
+    )
 
 
 def _noise_bank(settings: StreamSettings) -> NoiseBank | None:

@@ -11,6 +11,8 @@ from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike, atomic_write
 from wesp_lap.log import get_logger
 
+_SHELL = frozenset({"||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1", "|&"})
+
 
 def is_pipe(entry: str) -> bool:
     """Return True when an entry of a scp file is a command rather than a file."""
@@ -43,6 +45,11 @@ def _split(entry: str) -> list[list[str]]:
         for word in lexer:
             if word == "|":
                 commands.append([])
+            elif word in _SHELL:
+                raise DataError(
+                    f"'{entry}': '{word}' means nothing here, as commands run without a shell; "
+                    "put such a command into a script of its own and name that"
+                )
             else:
                 commands[-1].append(word)
     except ValueError as error:

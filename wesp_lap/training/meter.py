@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wesp_lap.audio.augment import SAMPLE_RATE
-from wesp_lap.data.stream import Batch
+from wesp_lap.data.crops import Batch
 from wesp_lap.log import get_logger
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.settings import TrainSettings

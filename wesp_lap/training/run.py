@@ -55,7 +55,7 @@ def _train(settings: TrainSettings, folder: Path, process: Process) -> None:
     finished = reached is not None and reached.epoch >= settings.training.epochs
     if not finished:
         set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
-    utterances = load_utterances(settings.data.shards)
+    utterances = load_utterances(settings.data.shards, settings.data.access)
     _keep_record(settings, utterances, folder, checkpoints, process)
     if reached is not None and finished:
         get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from wesp_lap.coerce import Section, from_mapping
 from wesp_lap.config import apply_overrides, check_section, load_yaml
-from wesp_lap.data.stream import StreamSettings
+from wesp_lap.data.settings import StreamSettings
 from wesp_lap.files import PathLike
 from wesp_lap.losses import LOSSES
 from wesp_lap.losses.margin_schedule import MarginSettings

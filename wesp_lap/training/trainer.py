@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wesp_lap.config import build
-from wesp_lap.data.stream import Batch, SampleStream
+from wesp_lap.data.crops import Batch
+from wesp_lap.data.stream import SampleStream
 from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import get_logger
 from wesp_lap.losses.margin_softmax import LossOutput
