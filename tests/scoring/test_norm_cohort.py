@@ -128,6 +128,21 @@ def test_blocks_of_a_source_are_even_and_complete(blocks, size):
         np.testing.assert_array_equal(np.concatenate(found), source.unit(source.mean())[0])
 
 
+@pytest.mark.parametrize("top_n, times", [(SIZE, 1), (10, 2)])
+def test_a_cohort_is_read_again_only_for_want_of_memory(blocks, top_n, times):
+    blocks(4, largest_bytes=4 * 10 * (COUNT - 1))  # for the ten largest of all rows but one
+    read = []
+
+    def entries():
+        read.append(1)
+        return iter([unit_rows(SIZE, 1)[start : start + 4] for start in range(0, SIZE, 4)])
+
+    got = cohort_statistics(unit_rows(COUNT, 0), Cohort(SIZE, entries), top_n)
+    expected = full_sort(unit_rows(COUNT, 0), unit_rows(SIZE, 1), top_n, 1)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert len(read) == times
+
+
 def test_a_device_that_torch_lacks_is_named():
     unit = unit_rows(COUNT, 0)
     with pytest.raises(ConfigError, match=r"--device nonsense: .*Give cpu, or cuda"):

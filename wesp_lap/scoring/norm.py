@@ -149,7 +149,8 @@ def cohort_statistics(
     if isinstance(cohort, np.ndarray):
         cohort = Cohort.of_array(cohort)
     means, stds = np.empty(len(unit)), np.empty(len(unit))
-    height = max(1, _LARGEST_BYTES // (4 * top_n))
+    kept = 2 if top_n == cohort.size and excluded is None else top_n  # numbers per row
+    height = max(1, _LARGEST_BYTES // (4 * kept))
     for start in range(0, len(unit), height):
         rows = slice(start, start + height)
         barred = None if excluded is None else excluded[rows]
