@@ -255,6 +255,8 @@ stage_report() {
     dirs+=${dirs:+,}$exp_dir/$phase
   done
   mapfile -t options < <(report_options)
+  # Confidence intervals take the speakers of both sides; models of an enrolment map have no line.
+  [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$exp_dir/data/eval/utt2spk")
   run report "${options[@]}" --phases "$dirs" --note "$note"
   log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $exp_dir/export"
 }
