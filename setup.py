@@ -26,6 +26,7 @@ setup(
         "numpy",
         "scipy>=1.12",
         "scikit-learn",
+        "threadpoolctl",
         "soundfile>=0.12",
         "fsspec",
         "kaldiio",

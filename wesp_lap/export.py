@@ -15,6 +15,7 @@ from wesp_lap.files import PathLike, atomic_write, sha256, write_json
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.model import SAMPLE_RATE, SpeakerModel
 from wesp_lap.scoring.embeddings import Embeddings
+from wesp_lap.scoring.lists import read_mean
 
 MEAN_FILE = "mean_vec.npy"
 MANIFEST_FILE = "manifest.json"
@@ -51,7 +52,7 @@ def export_package(
     table = Path(results).read_text(encoding="utf-8")
     model.save_pretrained(target, model.model_card(_results_section(table)))
     with atomic_write(target / MEAN_FILE, "wb") as stream:
-        np.save(stream, Embeddings.read(mean_scp).mean(), allow_pickle=False)
+        np.save(stream, read_mean(mean_scp), allow_pickle=False)
     shutil.copyfile(calibration, target / "calibration.json")
     cosine = _check(SpeakerModel.from_pretrained(target), Embeddings.read(check_scp), check_data)
     files = sorted(path for path in target.iterdir() if path.name != MANIFEST_FILE)
