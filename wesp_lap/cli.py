@@ -7,6 +7,7 @@ annotations, and the function runs once everything on the command line has been 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import os
@@ -53,7 +54,7 @@ def run_command(command: Callable[..., int | None], argv: Sequence[str] | None =
         _say(error)
         sys.exit(2)
     try:
-        sys.exit(command(*arguments, **keywords) or 0)
+        _leave(command(*arguments, **keywords) or 0)
     except WespError as error:
         _say(error)
         sys.exit(1)
@@ -62,6 +63,20 @@ def run_command(command: Callable[..., int | None], argv: Sequence[str] | None =
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _leave(code: int) -> typing.NoReturn:
+    """Exit; one of several processes does so without taking the interpreter down.
+
+    Threads of torch's process group may hold tensors of Python for a moment longer. One that lets
+    go of them while the interpreter is taken down aborts the process, though all work is done.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _say(error: Exception) -> None:
