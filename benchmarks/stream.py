@@ -38,7 +38,14 @@ import torch
 from scipy import fft
 
 from wesp_lap.audio.augment import AugmentSettings
-from wesp_lap.data.index import Entry, Utterances, load_utterances, write_index
+from wesp_lap.data.index import (
+    BLOCK,
+    Entry,
+    Utterances,
+    load_utterances,
+    sums_path,
+    write_index,
+)
 from wesp_lap.data.noise_bank import make_noise_bank
 from wesp_lap.data.settings import StreamSettings
 from wesp_lap.data.shards import make_shards
@@ -69,7 +76,8 @@ def main() -> None:
                 for augmentation in ("none", "wespeaker", "lap"):
                     _rates(options, work, suffix, seconds, augmentation)
         print("\nloader processes (augmentation lap, 2 s)\n")
-        _start_and_memory(work, options.formats.split(",")[0])
+        shard_list = work / f"{options.formats.split(',')[0]}.list"
+        _alone("--loaders", shard_list, work / "bank")
         print("\nlist of 2,000 shards with 1.1 million utterances\n")
         _large_list(work / "large")
 
@@ -186,10 +194,14 @@ def _convolved(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
     return fft.irfft(fft.rfft(wave, size) * fft.rfft(response, size), size)[: len(wave)]
 
 
-def _start_and_memory(work: Path, suffix: str) -> None:
-    """Time to the first batch, and private memory of the loader processes over three epochs."""
-    shard_list = work / f"{suffix}.list"
-    settings = _settings(shard_list, work / "bank", 2.0, "lap")
+def _alone(*words: str | Path) -> None:
+    """Run a part of this program in a process of its own, whose memory is its own."""
+    subprocess.run([sys.executable, __file__, *map(str, words)], check=True)
+
+
+def start_and_memory(shard_list: Path, bank: Path) -> None:
+    """Time to the first batch, and memory of the loader processes over three epochs."""
+    settings = _settings(shard_list, bank, 2.0, "lap")
     settings = StreamSettings(**{**settings.__dict__, "num_workers": 2})
     start = time.perf_counter()
     utterances = load_utterances(shard_list)
@@ -232,11 +244,12 @@ def _large_list(folder: Path) -> None:
         tar = folder / f"shards_{shard:09d}.tar"
         with open(tar, "wb") as stream:  # as long as the index says, but without content
             stream.truncate(offset)
+        with open(sums_path(tar), "wb") as stream:
+            stream.truncate(8 * -(-offset // BLOCK))
         write_index(tar, "simulation", entries)
         names.append(f"{tar}\n")
     (folder / "shard.list").write_text("".join(names))
-    command = [sys.executable, __file__, "--plan", str(folder / "shard.list")]
-    print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="")
+    _alone("--plan", folder / "shard.list")
 
 
 def plan_large_list(shard_list: str) -> None:
@@ -270,5 +283,7 @@ def plan_large_list(shard_list: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--plan"]:
         plan_large_list(sys.argv[2])
+    elif sys.argv[1:2] == ["--loaders"]:
+        start_and_memory(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         main()

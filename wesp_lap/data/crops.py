@@ -25,12 +25,14 @@ from wesp_lap.data.index import Utterances
 from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.plan import BatchPlan
 from wesp_lap.data.settings import StreamSettings
-from wesp_lap.data.workers import share_tensors
+from wesp_lap.data.workers import release_memory, share_tensors
 from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.seeding import uniforms
 
 # Keys of the random tables: the order of an epoch is drawn from (seed, epoch).
 _CROPS = 1
+# Batches; more often, new memory would cost more time than it is worth.
+_RELEASE_EVERY = 16
 
 
 class Batch(NamedTuple):
@@ -88,6 +90,7 @@ class CropDataset(Dataset):
         augment = settings.augment
         self._augments = max(augment.noise_prob, augment.volume_prob, augment.codec_prob) > 0
         self._seed = seed
+        self._served = 0
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
         if self._settings.access.cache_dir is not None:
@@ -112,6 +115,9 @@ class CropDataset(Dataset):
         batch = Batch(waves, torch.from_numpy(labels), keys, plan.weight, noises, faults)
         if get_worker_info() is not None:
             share_tensors(batch)
+            self._served += 1
+            if self._served % _RELEASE_EVERY == 0:
+                release_memory()
         return batch
 
     def _crops(
