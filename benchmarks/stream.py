@@ -210,6 +210,8 @@ def start_and_memory(shard_list: Path, bank: Path) -> None:
         for number, _ in enumerate(stream.epoch(epoch)):
             if epoch == number == 0:
                 print(f"first batch after {time.perf_counter() - start:.2f} s")
+        rate = len(utterances) * (epoch + 1) / (time.perf_counter() - start)
+        print(f"{rate:,.0f} utterances/s of both processes since the start")
         memory = [_memory(child.pid) for child in multiprocessing.active_children() if child.pid]
         rows = ", ".join(f"{private:.0f} MB private, {rss:.0f} MB RSS" for private, rss in memory)
         print(f"after epoch {epoch + 1}: {rows}")
