@@ -77,7 +77,7 @@ def process_group() -> Iterator[Process]:
     try:
         yield Process(rank, world_size, device)
     finally:
-        # DistributedDataParallel holds the group in reference cycles. Its threads must end while
-        # the interpreter still runs, or they abort the process now and then.
+        # DistributedDataParallel holds the group, and the loader its processes, in reference
+        # cycles; let go of here, all of them end in order.
         gc.collect()
         dist.destroy_process_group()
