@@ -101,12 +101,12 @@ def test_superb_parameter_counts(layers, dim, count):
 
 def test_superb_starts_as_the_plain_mean():
     states = [torch.randn(2, 3, 4) for _ in range(5)]
-    torch.testing.assert_close(WeightedSum(5)(states), torch.stack(states).mean(0))
+    torch.testing.assert_close(WeightedSum(5, 4)(states), torch.stack(states).mean(0))
 
 
 def test_superb_with_one_large_logit_selects_that_layer():
     states = [torch.randn(2, 3, 4) for _ in range(5)]
-    weighted = WeightedSum(5)
+    weighted = WeightedSum(5, 4)
     with torch.no_grad():
         weighted.logits[3] = 60
     torch.testing.assert_close(weighted(states), states[3])

@@ -59,6 +59,7 @@ class LayerAttentivePooling(nn.Module):
             raise ValueError(f"heads ({heads}) must divide the layer width ({input_dim})")
         if num_layers < 2:
             raise ValueError(f"layer pooling needs at least 2 layer states, got {num_layers}")
+        self.output_dim = output_dim
         self.heads = heads
         self.score = score
         self.pool = pool

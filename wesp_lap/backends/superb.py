@@ -18,10 +18,12 @@ class WeightedSum(nn.Module):
 
     Args:
         num_layers: Number N of layer states.
+        input_dim: Width D of a layer state.
     """
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, input_dim: int) -> None:
         super().__init__()
+        self.output_dim = input_dim
         self.logits = nn.Parameter(torch.full((num_layers,), 1 / num_layers))
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
@@ -46,7 +48,7 @@ class SuperbAstp(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        self.layer_pool = WeightedSum(num_layers)
+        self.layer_pool = WeightedSum(num_layers, input_dim)
         self.time_pool = AttentiveStatisticsPooling(input_dim, embed_dim, frame_dropout)
         xavier_init(self)
 
