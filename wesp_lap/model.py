@@ -23,6 +23,8 @@ from wesp_lap.tensors import load_module, save_tensors
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 SAMPLE_RATE = 16000
+# Standard deviations over time are part of the poolings.
+_MIN_FRAMES = 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class SpeakerModel(nn.Module):
         """Size E of the embedding."""
         return self.backend.embed_dim  # type: ignore[return-value]
 
+    @property
+    def min_samples(self) -> int:
+        """Samples below which a waveform is repeated, for the frames that the backend needs."""
+        return self.frontend.samples_for(getattr(self.backend, "min_frames", _MIN_FRAMES))
+
     def forward(self, waves: Tensor) -> Tensor:
         """Map waveforms (B, S) at 16 kHz in [-1, 1] to embeddings (B, E)."""
         return self.backend(self.frontend(waves))
@@ -74,7 +81,7 @@ class SpeakerModel(nn.Module):
     def embed(self, waves: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return embeddings in float32 and evaluation mode, whatever the rows are padded with.
 
-        A waveform too short for two frames is repeated until it is long enough.
+        A waveform with fewer than ``min_samples`` is repeated until it is long enough.
 
         Args:
             waves: One waveform (S,), or several (B, S).
@@ -91,7 +98,7 @@ class SpeakerModel(nn.Module):
             return self.embed(waves.unsqueeze(0))[0]
         counts = [waves.shape[1]] * len(waves) if lengths is None else _checked(lengths, waves)
         _refuse_unusable(waves, counts)
-        waves, counts = _lengthened(waves, counts, self.frontend.min_samples)
+        waves, counts = _lengthened(waves, counts, self.min_samples)
         waves = waves[:, : max(counts)].to(next(self.parameters()).device, non_blocking=True)
         was_training = self.training
         self.eval()
@@ -142,7 +149,7 @@ class SpeakerModel(nn.Module):
             "---\nlibrary_name: wesp_lap\npipeline_tag: audio-classification\n"
             "tags:\n- speaker-verification\n---\n\n# Speaker embedding model\n\n"
             f"| part | name | parameters |\n|---|---|---|\n"
-            f"| frontend | {self.frontend.model.config.model_type} | {frontend:,} |\n"
+            f"| frontend | {self.frontend.kind} | {frontend:,} |\n"
             f"| backend | {self.backend_section.name} | {parameters - frontend:,} |\n\n"
             f"Input: mono speech at {SAMPLE_RATE} Hz as float32 in [-1, 1]. "
             f"Output: an embedding of {self.embed_dim} numbers, not length-normalised; compare two "

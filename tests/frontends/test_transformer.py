@@ -10,7 +10,9 @@ from wesp_lap.coerce import Section
 from wesp_lap.config import build
 from wesp_lap.errors import ConfigError
 from wesp_lap.frontends import FRONTENDS
-from wesp_lap.frontends.transformer import MODEL_TYPES, TransformerFrontend
+from wesp_lap.frontends.transformer import TransformerFrontend
+
+MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer")
 
 # Post-norm with group norm in the convolutions (base models), pre-norm with layer norm (large).
 BASE = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
@@ -90,7 +92,7 @@ def test_frame_counts(samples, frames):
 
 
 def test_fewest_samples_that_give_two_frames():
-    assert frontend().min_samples == 720
+    assert frontend().samples_for(2) == 720
 
 
 def test_evaluation_repeats_bit_for_bit():

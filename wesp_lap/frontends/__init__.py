@@ -1,9 +1,10 @@
 """Frontends: waveform (B, S) to the tuple of N layer states, each (B, T, D).
 
-One contract: ``num_layers`` (N), ``hidden_size`` (D), ``min_samples``, ``output_lengths(samples)``
-and ``forward(waves)``. State 0 is the input of the first Transformer layer, states 1..L are the
-layers' outputs, so N = L + 1. The states stay separate tensors: a backend that wants a stack makes
-it where it can be freed, and one that sums layers needs none.
+One contract: ``num_layers`` (N), ``hidden_size`` (D), ``output_lengths(samples)``,
+``samples_for(frames)`` and ``forward(waves)``; docs/adding_a_model.md lists all of it. State 0 is
+the input of the first Transformer layer, states 1..L are the layers' outputs, so N = L + 1. The
+states stay separate tensors: a backend that wants a stack makes it where it can be freed, and one
+that sums layers needs none.
 """
 
 from __future__ import annotations

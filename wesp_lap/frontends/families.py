@@ -1,0 +1,15 @@
+"""The model types of the transformers library that serve as frontends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wesp_lap.frontends.family import Family
+from wesp_lap.frontends.waveform import WaveformFamily
+
+FAMILIES: Mapping[str, Family] = {
+    "wavlm": WaveformFamily(),
+    "hubert": WaveformFamily(),
+    "wav2vec2": WaveformFamily(),
+    "wav2vec2-conformer": WaveformFamily(),
+}
