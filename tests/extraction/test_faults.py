@@ -149,7 +149,7 @@ def test_a_full_disk_is_an_error_with_a_name_and_leaves_no_half_files(
         with pytest.raises(DataError, match=r"x\.ark: No space left on device; parts that are"):
             extract(model, data, tmp_path / "out", "cpu", 1)
     kept = sorted(path.name for path in (tmp_path / "out" / "parts").rglob("*") if path.is_file())
-    assert kept == ["done.json", "xvector.ark", "xvector.json", "xvector.scp"]
+    assert kept == ["done.json", "short.txt", "xvector.ark", "xvector.json", "xvector.scp"]
     assert extract(model, data, tmp_path / "out", "cpu", 1) == 6
 
 
@@ -184,3 +184,16 @@ def test_a_stamp_of_the_embeddings_says_what_they_are_made_of(model, data, tmp_p
     extract(model, data, tmp_path / "out", "cpu", 1, ExtractionSettings(crop_seconds=0.25, seed=7))
     settings = json.loads((tmp_path / "out" / "done.json").read_text())["settings"]
     assert settings["crop"] == [0.25, 7] and settings["vad"] == "none"
+
+
+def test_utterances_too_short_for_the_model_are_flagged(model, data, tmp_path, caplog):
+    for key, samples in (("b", 719), ("e", 300), ("f", 720)):
+        soundfile.write(data / f"{key}.wav", np.full(samples, 0.1), 16000)
+    out = tmp_path / "out"
+    assert extract(model, data, out, "cpu", 1) == 6
+    assert (out / "short.txt").read_text() == "b 719\ne 300\n"
+    assert "2 utterances are shorter than the model needs and were repeated" in caplog.text
+    for key in "be":
+        soundfile.write(data / f"{key}.wav", np.full(8000, 0.1), 16000)
+    extract(model, data, out, "cpu", 1)
+    assert not (out / "short.txt").exists()

@@ -25,6 +25,8 @@ class Result(NamedTuple):
     embedding: np.ndarray | None
     problem: str = ""
     chunks: int = 1
+    short: int = 0
+    """Samples of an utterance that was repeated, since the model needs more; else 0."""
 
 
 class Embedder:
@@ -76,6 +78,12 @@ class Embedder:
         done = [pair for batch in window.batches for pair in self._embed(batch, problems)]
         sums = np.zeros((len(window.items), self._model.embed_dim), np.float32)
         counts = np.zeros(len(window.items), np.int64)
+        short = {
+            owner: length
+            for batch in window.batches
+            for owner, length in zip(batch.owners, batch.lengths, strict=True)
+            if length < self._model.min_samples
+        }
         if done:
             owners = [owner for batch_owners, _ in done for owner in batch_owners]
             # Read back together: while the device works on a batch, the next one is sent.
@@ -88,7 +96,8 @@ class Embedder:
                 continue
             embedding = sums[place] / np.float32(counts[place])
             fault = _fault(embedding)
-            yield Result(key, None if fault else embedding, fault, int(counts[place]))
+            chunks = int(counts[place])
+            yield Result(key, None if fault else embedding, fault, chunks, short.get(place, 0))
 
     def _embed(self, batch: Batch, problems: dict[int, str]) -> list[tuple[list[int], Tensor]]:
         """Return owners and embeddings; with less than all rows at once if memory does not do."""

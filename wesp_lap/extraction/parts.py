@@ -9,10 +9,11 @@ from pathlib import Path
 
 from wesp_lap.errors import DataError
 from wesp_lap.extraction.embedder import Result
-from wesp_lap.files import Stamp
+from wesp_lap.files import Stamp, atomic_write
 from wesp_lap.kaldi.ark import VectorWriter, read_vectors
 
 PARTS_FOLDER = "parts"
+SHORT_FILE = "short.txt"
 _NAME = "xvector"
 
 
@@ -40,6 +41,7 @@ class Part:
         With any of these the part is not done: another run tries it again.
         """
         bad: list[Result] = []
+        short: list[Result] = []
         good = (result for result in islice(results, len(self.rows)))
         (self.folder / "done.json").unlink(missing_ok=True)
         with VectorWriter(self.folder / _NAME) as writer:
@@ -48,8 +50,11 @@ class Part:
                     bad.append(result)
                 else:
                     writer.write(result.key, result.embedding)
+                    short += [result] if result.short else []
+        with atomic_write(self.folder / SHORT_FILE) as stream:
+            stream.writelines(f"{result.key} {result.short}\n" for result in short)
         if not bad:
-            self._stamp.write(outputs(self.folder))
+            self._stamp.write([*outputs(self.folder), self.folder / SHORT_FILE])
         return bad
 
 
@@ -58,17 +63,24 @@ def outputs(folder: Path) -> list[Path]:
     return [folder / f"{_NAME}.{suffix}" for suffix in ("ark", "scp", "json")]
 
 
-def join(out: Path, counts: Mapping[Path, int]) -> None:
+def join(out: Path, counts: Mapping[Path, int]) -> int:
     """Put parts together as one archive in the order of the keys, and remove them.
+
+    Utterances that were repeated, for being too short, are listed in ``out``/short.txt with their
+    number of samples; without any there is no such file.
 
     Args:
         out: Where the archive goes.
         counts: How many embeddings each part's folder must hold.
 
+    Returns:
+        The number of utterances that were repeated.
+
     Raises:
         DataError: a part is not there, as when the processes do not share a disk.
     """
     keys: list[str] = []
+    short: list[str] = []
     matrices = []
     for folder, count in counts.items():
         if count == 0:
@@ -82,8 +94,15 @@ def join(out: Path, counts: Mapping[Path, int]) -> None:
             raise DataError(f"{folder}: {len(names)} embeddings, expected {count}")
         keys += names
         matrices.append(matrix)
+        short += (folder / SHORT_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
     vectors = [vector for matrix in matrices for vector in matrix]
     with VectorWriter(out / _NAME) as writer:
         for row in sorted(range(len(keys)), key=keys.__getitem__):
             writer.write(keys[row], vectors[row])
+    if short:
+        with atomic_write(out / SHORT_FILE) as stream:
+            stream.writelines(sorted(short))
+    else:
+        (out / SHORT_FILE).unlink(missing_ok=True)
     shutil.rmtree(out / PARTS_FOLDER)
+    return len(short)

@@ -12,7 +12,7 @@ from pathlib import Path
 from wesp_lap.errors import DataError, problem_list
 from wesp_lap.extraction.embedder import Embedder, Result
 from wesp_lap.extraction.loading import ExtractionSettings
-from wesp_lap.extraction.parts import PARTS_FOLDER, Part, join, outputs
+from wesp_lap.extraction.parts import PARTS_FOLDER, SHORT_FILE, Part, join, outputs
 from wesp_lap.extraction.processes import CHUNK, embedding
 from wesp_lap.extraction.ranks import Ranks, choose_device, cores, ranks
 from wesp_lap.extraction.sources import Source, open_source
@@ -195,16 +195,24 @@ class _Run:
     def _join(self, counts: dict[Path, int]) -> None:
         if not any(counts.values()):
             raise DataError(f"{self._source.name}: not one utterance has an embedding")
-        join(self._out, counts)
-        listed = self._out / _BAD_FILE
-        if listed.exists():
+        short = join(self._out, counts)
+        lists = [self._out / name for name in (_BAD_FILE, SHORT_FILE)]
+        listed = [path for path in lists if path.exists()]
+        if lists[0] in listed:
             get_logger().warning(
                 "%s: %d utterances have no embedding: %s",
                 self._out,
                 len(self._source.keys) - sum(counts.values()),
-                listed,
+                lists[0],
             )
-        self._stamp.write([*outputs(self._out), *([listed] if listed.exists() else [])])
+        if short:
+            get_logger().warning(
+                "%s: %d utterances are shorter than the model needs and were repeated: %s",
+                self._out,
+                short,
+                lists[1],
+            )
+        self._stamp.write([*outputs(self._out), *listed])
 
 
 @contextlib.contextmanager
