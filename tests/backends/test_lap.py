@@ -261,7 +261,7 @@ def test_every_backend_gives_embeddings_and_gradients(name):
     options = {"heads": 3, "pooled_dim": 16} if name == "lap_astp" else {}
     section = Section(name, {"embed_dim": 10, **options})
     model = build(BACKENDS, section, "backend", num_layers=5, input_dim=12)
-    states = random_states(batch=4)
+    states = random_states(batch=4, frames=getattr(model, "min_frames", 7))
     embeddings = model(states)
     assert embeddings.shape == (4, 10)
     embeddings.square().sum().backward()
