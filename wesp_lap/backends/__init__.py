@@ -13,13 +13,16 @@ from torch import nn
 
 from wesp_lap.backends.ecapa_tdnn import EcapaTdnn
 from wesp_lap.backends.lap import LapAstp
+from wesp_lap.backends.mhfa import CaMhfa, Mhfa
 from wesp_lap.backends.resnet import ResNet34
 from wesp_lap.backends.superb import SuperbAstp
 from wesp_lap.backends.xvector import XVector
 
 BACKENDS: Mapping[str, Callable[..., nn.Module]] = {
+    "ca_mhfa": CaMhfa,
     "ecapa_tdnn": EcapaTdnn,
     "lap_astp": LapAstp,
+    "mhfa": Mhfa,
     "resnet34": ResNet34,
     "superb_astp": SuperbAstp,
     "xvector": XVector,
