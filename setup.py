@@ -45,10 +45,13 @@ setup(
         "lmdb": ["lmdb"],
         # Speech detection for extraction, --vad silero.
         "vad": ["silero-vad"],
+        # Low-rank adapters in the frontend, frontend.lora.
+        "lora": ["peft>=0.17"],
         "dev": [
             "espeakng-loader==0.2.4",
             "fsspec[http]",
             "lmdb",
+            "peft>=0.17",
             "pytest>=8",
             "ruff==0.17.5",
             "mypy==2.4.1",
