@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wesp_lap.frontends.family import Family
-from wesp_lap.frontends.waveform import WaveformFamily
+from wesp_lap.frontends.waveform import ConformerFamily, WaveformFamily, WavLMFamily
 
 FAMILIES: Mapping[str, Family] = {
-    "wavlm": WaveformFamily(),
+    "wavlm": WavLMFamily(),
     "hubert": WaveformFamily(),
     "wav2vec2": WaveformFamily(),
-    "wav2vec2-conformer": WaveformFamily(),
+    "wav2vec2-conformer": ConformerFamily(),
 }

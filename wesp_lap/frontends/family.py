@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ class Family(Protocol):
     Everything takes the model of the transformers library; a family keeps no state of its own.
     """
 
+    lora_targets: tuple[str, ...]
+    """Names of the layers' modules that get adapters when no others are given."""
+
+    def adapt(self, model: Any) -> None:
+        """Change what must be changed in a model that was just built or loaded."""
+
     def output_lengths(self, config: Any, samples: int) -> int:
         """Return the number of frames T for a number of samples; 0 when there are too few."""
 
@@ -24,6 +30,19 @@ class Family(Protocol):
 
     def layers(self, model: Any) -> nn.ModuleList:
         """Return the Transformer layers."""
+
+    def encoder(self, model: Any) -> nn.Module:
+        """Return the module that runs the layers and, in its training mode, drops some of them."""
+
+    def before_layers(self, model: Any) -> Mapping[str, Sequence[nn.Module | nn.Parameter]]:
+        """Return what acts before the first layer, in order.
+
+        By the names that ``frozen_below`` may have: "convolutions" and "projection", if there are
+        such parts. Anything else before the first layer is under "rest".
+        """
+
+    def drop_layers(self, model: Any, keep: int) -> None:
+        """Leave the first layers only, whose states stay what they were in the whole model."""
 
     def keep_first(self, model: Any, keep: Callable[[Tensor], None]) -> RemovableHandle:
         """Have ``keep`` called with the input of the first layer, also when that is dropped."""

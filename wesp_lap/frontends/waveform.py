@@ -10,8 +10,7 @@ is alone.
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from wesp_lap.frontends.wavlm_attention import WavLMAttention
 from wesp_lap.padding import padding_mask
 
 
 class WaveformFamily:
-    """Convolutions over the waveform, then a Transformer or Conformer; see Family."""
+    """Convolutions over the waveform, then a Transformer; see Family."""
+
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def adapt(self, model: Any) -> None:
+        """See Family; nothing to change."""
 
     def output_lengths(self, config: Any, samples: int) -> int:
         """See Family."""
@@ -40,6 +45,30 @@ class WaveformFamily:
     def layers(self, model: Any) -> nn.ModuleList:
         """See Family."""
         return model.encoder.layers
+
+    def encoder(self, model: Any) -> nn.Module:
+        """See Family."""
+        return model.encoder
+
+    def before_layers(self, model: Any) -> Mapping[str, Sequence[nn.Module | nn.Parameter]]:
+        """See Family."""
+        encoder = model.encoder
+        rest: list[nn.Module | nn.Parameter] = [encoder.pos_conv_embed, encoder.dropout]
+        if not _is_pre_norm(model):
+            rest.append(encoder.layer_norm)
+        if hasattr(model, "masked_spec_embed"):
+            rest.append(model.masked_spec_embed)
+        return {
+            "convolutions": [model.feature_extractor],
+            "projection": [model.feature_projection],
+            "rest": rest,
+        }
+
+    def drop_layers(self, model: Any, keep: int) -> None:
+        """See Family."""
+        del model.encoder.layers[keep:]
+        if _is_pre_norm(model):
+            model.encoder.layer_norm = nn.Identity()
 
     def keep_first(self, model: Any, keep: Callable[[Tensor], None]) -> RemovableHandle:
         """See Family; the encoder's dropout is the last step before its layers."""
@@ -82,10 +111,7 @@ class WaveformFamily:
         if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             handles.append(first.layer_norm.register_forward_hook(normalized))
         try:
-            with warnings.catch_warnings():
-                # WavLM gives torch a boolean mask of the padding beside its position bias.
-                warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
-                yield
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -99,6 +125,28 @@ class WaveformFamily:
             unplaced = "pos_conv_embed" in name and config.model_type == "wav2vec2-conformer"
             if unmasked or unplaced:
                 yield parameter
+
+
+class ConformerFamily(WaveformFamily):
+    """Wav2Vec2-Conformer, whose attention names its projections in a way of its own."""
+
+    lora_targets = ("linear_q", "linear_v")
+
+
+class WavLMFamily(WaveformFamily):
+    """WavLM, whose attention is replaced by a faster one that computes the same."""
+
+    def adapt(self, model: Any) -> None:
+        """See Family."""
+        for layer in model.encoder.layers:
+            layer.attention = WavLMAttention(layer.attention)
+
+
+def _is_pre_norm(model: Any) -> bool:
+    """Say whether the encoder's layer norm comes after the layers."""
+    # The Conformer is always built like that, whatever its configuration says.
+    kind = model.config.model_type
+    return kind == "wav2vec2-conformer" or model.config.do_stable_layer_norm
 
 
 def _convolutions(config: Any) -> Iterator[tuple[int, int]]:
