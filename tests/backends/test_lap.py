@@ -256,7 +256,7 @@ def test_heads_must_divide_the_width():
         build(BACKENDS, Section("lap_astp", {"heads": 5}), "backend", num_layers=3, input_dim=12)
 
 
-@pytest.mark.parametrize("name", sorted(BACKENDS))
+@pytest.mark.parametrize("name", sorted(set(BACKENDS) - {"first_frame", "layer_mean"}))
 def test_every_backend_gives_embeddings_and_gradients(name):
     options = {"heads": 3, "pooled_dim": 16} if name == "lap_astp" else {}
     section = Section(name, {"embed_dim": 10, **options})
