@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 import scipy.stats
 
+from wesp_lap.model import SpeakerModel
+
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("frozen", "joint", "large_margin")
 BACKENDS = {
@@ -108,9 +110,7 @@ def _run(
     return json.loads(done.read_text())
 
 
-def _train(
-    options: argparse.Namespace, out: Path, folder: Path, backend: str, seed: int
-) -> float:
+def _train(options: argparse.Namespace, out: Path, folder: Path, backend: str, seed: int) -> float:
     words: list[object] = ["--data.shards", out / "shards/shard.list", "--backend.name", backend]
     for key, value in {**BACKENDS[backend], "embed_dim": EMBED_DIM}.items():
         words += [f"--backend.{key}", value]
@@ -155,8 +155,6 @@ def _evaluate(options: argparse.Namespace, out: Path, folder: Path) -> dict[str,
 
 def _parameters(model: Path) -> int:
     """Return the size of the backend alone."""
-    from wesp_lap.model import SpeakerModel
-
     backend = SpeakerModel.from_pretrained(model).backend
     return sum(parameter.numel() for parameter in backend.parameters())
 
@@ -166,7 +164,6 @@ def _command(name: str, *words: object, threads: int = 1) -> str:
         [sys.executable, "-m", f"wesp_lap.bin.{name}", *map(str, words)],
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the core from each other
         },
