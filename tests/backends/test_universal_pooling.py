@@ -189,6 +189,13 @@ def test_a_vad_with_zero_weights_halves_the_mixtures():
     torch.testing.assert_close(gate(x), x / 2)
 
 
+def test_the_vad_silences_padding():
+    padding = (torch.arange(11) >= torch.tensor([[7], [11]]))[:, None, :, None]
+    gated = AttentiveVad(4, 16)(grid(), padding)
+    assert not gated[0, :, 7:].any()
+    assert gated[0, :, :7].all() and gated[1].all()
+
+
 def mixture(gate, x, row):
     return (gate.logits[row].softmax(0).view(1, -1, 1, 1) * x).sum(1)
 
