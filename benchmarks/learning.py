@@ -167,8 +167,7 @@ def _command(name: str, *words: object, threads: int = 1) -> str:
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the core from each other
         },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

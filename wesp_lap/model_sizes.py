@@ -94,6 +94,7 @@ def combinations() -> Iterator[Combination]:
     yield Combination("ECAPA-TDNN C=512", _ECAPA[512], "wavlm-large", "+8.6")
     yield Combination("MHFA 64 heads", _MHFA[64], "wavlm-large", "+2.2 (open source 2.37)")
     yield Combination("LAP + ASTP", _lap(16), "wavlm-large", "+2.3")
+    yield Combination("CA-MHFA 64 groups", Section("ca_mhfa"), "wavlm-large")
     for name in (*_BASE, "wavlm-large"):
         heads = 16 if name == "wavlm-large" else 12
         yield Combination("SUPERB + ASTP", Section("superb_astp"), name)
