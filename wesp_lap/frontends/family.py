@@ -19,6 +19,9 @@ class Family(Protocol):
     lora_targets: tuple[str, ...]
     """Names of the layers' modules that get adapters when no others are given."""
 
+    frames_enter_encoder: bool
+    """Whether the encoder is called with frames (B, T, D) and a keyword ``attention_mask``."""
+
     def adapt(self, model: Any) -> None:
         """Change what must be changed in a model that was just built or loaded."""
 

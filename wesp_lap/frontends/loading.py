@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,55 @@ _NOT_ARCHITECTURE = frozenset(
         "transformers_version",
     }
 )
+_DROPOUTS = (
+    "hidden_dropout",
+    "attention_dropout",
+    "feat_proj_dropout",
+    "conformer_conv_dropout",
+    "dropout",
+)
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What acts in training only; None keeps what a model's configuration says."""
+
+    spec_augment: bool | None = None
+    layerdrop: float | None = None
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("layerdrop", "dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be from 0 to 1, and less than 1; got {value}")
+
+    def changes(self, known: Collection[str]) -> dict[str, Any]:
+        """Return the changes to a configuration with the ``known`` keys.
+
+        Raises:
+            ValueError: none of its keys is for something that was asked for.
+        """
+        # Between the two maps of a feed-forward part, published models have no dropout.
+        dropouts = _DROPOUTS if self.dropout else (*_DROPOUTS, "activation_dropout")
+        keys = {
+            "spec_augment": ("apply_spec_augment",),
+            "layerdrop": ("layerdrop", "encoder_layerdrop"),
+            "dropout": dropouts,
+        }
+        changes: dict[str, Any] = {}
+        for option, names in keys.items():
+            value = getattr(self, option)
+            present = [name for name in names if name in known]
+            if value is not None and not present:
+                raise ValueError(f"{option}: this type of model has no such thing")
+            changes |= {name: value for name in present if value is not None}
+        return changes
+
+
+def layerdrop_of(config: PretrainedConfig) -> float:
+    """Return the probability of skipping a layer in training."""
+    return float(getattr(config, "layerdrop", getattr(config, "encoder_layerdrop", 0.0)))
 
 
 def architecture(config: PretrainedConfig) -> dict[str, Any]:
@@ -43,7 +93,7 @@ def architecture(config: PretrainedConfig) -> dict[str, Any]:
     return {key: ours[key] for key in sorted(known & set(ours))}
 
 
-def from_config(options: Mapping[str, Any]) -> PreTrainedModel:
+def from_config(options: Mapping[str, Any], training: Regularization) -> PreTrainedModel:
     """Build a model with random weights from ``model_type`` and keys of its configuration."""
     auto_config, auto_model = _auto_classes()
     options = dict(options)
@@ -51,14 +101,15 @@ def from_config(options: Mapping[str, Any]) -> PreTrainedModel:
     _check_type(model_type, "frontend.config")
     known = auto_config.for_model(model_type).to_dict()
     check_names(options, known, "frontend.config")
+    options |= training.changes(known)
     try:
-        return auto_model.from_config(auto_config.for_model(model_type, **options))
+        return _adapted(auto_model.from_config(auto_config.for_model(model_type, **options)))
     except ValueError as error:
         raise ConfigError(f"frontend.config: {error}") from error
 
 
-def from_weights(weights: str, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """Load a model by its name on the hub or from a directory, with changes to its configuration.
+def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
+    """Load a model by its name on the hub or from a directory written by ``save_pretrained``.
 
     Raises:
         ConfigError: it cannot be found or read, or tensors are missing or of another shape.
@@ -69,7 +120,7 @@ def from_weights(weights: str, changes: Mapping[str, Any]) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise ConfigError(_not_found(weights, error)) from error
     _check_type(config.model_type, weights)
-    config.update(dict(changes))
+    config.update(training.changes(config.to_dict()))
     try:
         model, report = auto_model.from_pretrained(
             weights,
@@ -87,6 +138,11 @@ def from_weights(weights: str, changes: Mapping[str, Any]) -> PreTrainedModel:
             f"{weights}: {len(names)} tensors of the {config.model_type} model are missing or of "
             f"another shape: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
         )
+    return _adapted(model)
+
+
+def _adapted(model: PreTrainedModel) -> PreTrainedModel:
+    FAMILIES[model.config.model_type].adapt(model)
     return model
 
 

@@ -26,6 +26,7 @@ class WaveformFamily:
     """Convolutions over the waveform, then a Transformer; see Family."""
 
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    frames_enter_encoder = True
 
     def adapt(self, model: Any) -> None:
         """See Family; nothing to change."""
@@ -130,7 +131,7 @@ class WaveformFamily:
 class ConformerFamily(WaveformFamily):
     """Wav2Vec2-Conformer, whose attention names its projections in a way of its own."""
 
-    lora_targets = ("linear_q", "linear_v")
+    lora_targets: tuple[str, ...] = ("linear_q", "linear_v")
 
 
 class WavLMFamily(WaveformFamily):
