@@ -5,14 +5,14 @@ Whatever starts from the power spectrum of Kaldi's frames inherits it from Spect
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from wesp_lap.audio.tables import counted, table
 
 # Kaldi's floor of what goes into a logarithm: the epsilon of float32.
 _FLOOR = 1.1920928955078125e-07
@@ -99,7 +99,7 @@ class Spectrum:
             frames = frames + self.dither * torch.randn_like(frames)
         if self.remove_dc_offset:
             frames = frames - frames.mean(dim=-1, keepdim=True)
-        window = _on_device(_window, (self.window, self.frame_length), frames)
+        window = table(_window, (self.window, self.frame_length), frames)
         # The first sample of a window takes the place of the one before it.
         first = frames[..., :1] * (1 - self.preemphasis)
         rest = torch.sub(frames[..., 1:], frames[..., :-1], alpha=self.preemphasis)
@@ -178,29 +178,13 @@ class Fbank(Spectrum):
 
     def _log_bands(self, waves: Tensor, training: bool) -> Tensor:
         spectrum = self.spectrum(waves, training)
-        bands = spectrum @ _on_device(_mel_filters, self._filters, spectrum)
+        bands = spectrum @ table(_mel_filters, self._filters, spectrum)
         return bands.clamp(min=self.floor).log()
-
-
-def _on_device(make: Callable[..., Tensor], arguments: tuple, like: Tensor) -> Tensor:
-    return _made(make, arguments, like.device, like.dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def _made(
-    make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    with torch.inference_mode(False):  # it outlives the call, which may be followed by training
-        return make(*arguments).to(device, dtype)
-
-
-def _counted(count: int) -> Tensor:
-    return torch.arange(count, dtype=torch.float64, device="cpu")
 
 
 def _window(name: str, length: int) -> Tensor:
     """Return a symmetric window (length,) in float64."""
-    turn = 2 * math.pi * _counted(length) / (length - 1)
+    turn = 2 * math.pi * counted(length) / (length - 1)
     if name == "hamming":
         return 0.54 - 0.46 * turn.cos()
     return (0.5 - 0.5 * turn.cos()) ** 0.85
@@ -216,8 +200,8 @@ def _mel_filters(bins: int, fft_size: int, sample_rate: int, low: float, high: f
     As in Kaldi, the line at half the sampling rate belongs to no band.
     """
     step = (_mel(high) - _mel(low)) / (bins + 1)
-    lines = 1127 * (_counted(fft_size // 2 + 1) * (sample_rate / fft_size / 700)).log1p()
+    lines = 1127 * (counted(fft_size // 2 + 1) * (sample_rate / fft_size / 700)).log1p()
     place = (lines - _mel(low)) / step
-    weights = 1 - (place.unsqueeze(1) - 1 - _counted(bins)).abs()
+    weights = 1 - (place.unsqueeze(1) - 1 - counted(bins)).abs()
     weights[-1] = 0
     return weights.clamp(min=0)

@@ -22,6 +22,9 @@ class Family(Protocol):
     frames_enter_encoder: bool
     """Whether the encoder is called with frames (B, T, D) and a keyword ``attention_mask``."""
 
+    def auto_model(self) -> Any:
+        """Return the class that builds and loads models, as transformers' AutoModel does."""
+
     def adapt(self, model: Any) -> None:
         """Change what must be changed in a model that was just built or loaded."""
 

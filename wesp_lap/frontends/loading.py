@@ -95,13 +95,14 @@ def architecture(config: PretrainedConfig) -> dict[str, Any]:
 
 def from_config(options: Mapping[str, Any], training: Regularization) -> PreTrainedModel:
     """Build a model with random weights from ``model_type`` and keys of its configuration."""
-    auto_config, auto_model = _auto_classes()
+    auto_config = _auto_config()
     options = dict(options)
     model_type = options.pop("model_type", None)
     _check_type(model_type, "frontend.config")
     known = auto_config.for_model(model_type).to_dict()
     check_names(options, known, "frontend.config")
     options |= training.changes(known)
+    auto_model = FAMILIES[model_type].auto_model()
     try:
         return _adapted(auto_model.from_config(auto_config.for_model(model_type, **options)))
     except ValueError as error:
@@ -114,7 +115,7 @@ def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
     Raises:
         ConfigError: it cannot be found or read, or tensors are missing or of another shape.
     """
-    auto_config, auto_model = _auto_classes()
+    auto_config = _auto_config()
     try:
         config: PretrainedConfig = auto_config.from_pretrained(weights)
     except (OSError, ValueError) as error:
@@ -122,12 +123,16 @@ def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
     _check_type(config.model_type, weights)
     config.update(training.changes(config.to_dict()))
     try:
-        model, report = auto_model.from_pretrained(
-            weights,
-            config=config,
-            output_loading_info=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are named below
+        model, report = (
+            FAMILIES[config.model_type]
+            .auto_model()
+            .from_pretrained(
+                weights,
+                config=config,
+                output_loading_info=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are named below
+            )
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_not_found(weights, error)) from error
@@ -146,13 +151,13 @@ def _adapted(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _auto_classes() -> tuple[Any, Any]:
+def _auto_config() -> Any:
     # Imported here: transformers' speech models cost seconds that other commands need not pay.
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return AutoConfig, AutoModel
+    return AutoConfig
 
 
 def _check_type(model_type: object, where: str) -> None:

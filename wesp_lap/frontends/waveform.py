@@ -28,6 +28,12 @@ class WaveformFamily:
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     frames_enter_encoder = True
 
+    def auto_model(self) -> Any:
+        """See Family."""
+        from transformers import AutoModel
+
+        return AutoModel
+
     def adapt(self, model: Any) -> None:
         """See Family; nothing to change."""
 
