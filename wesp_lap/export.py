@@ -35,7 +35,7 @@ def export_package(
     """Write model, embedding mean, calibration, card with results, and digests; then try it.
 
     The written model is loaded again and must give, for some utterances of ``check_data``, the
-    embeddings that ``check_scp`` holds.
+    embeddings that ``check_scp`` holds. Adapters of the frontend are merged into its weights.
 
     Returns:
         The smallest cosine met in that check.
@@ -49,6 +49,8 @@ def export_package(
     raise_problems("nothing to export", lost)
     (target / MANIFEST_FILE).unlink(missing_ok=True)
     model = SpeakerModel.from_pretrained(model_dir)
+    if merge := getattr(model.frontend, "merge_lora", None):
+        merge()
     table = Path(results).read_text(encoding="utf-8")
     model.save_pretrained(target, model.model_card(_results_section(table)))
     with atomic_write(target / MEAN_FILE, "wb") as stream:

@@ -80,6 +80,10 @@ class FbankFrontend(nn.Module):
         """Draw no dither and no masks, whatever ``train`` says; there are no weights."""
         self.frozen = frozen
 
+    def fixed_state(self) -> dict[str, Tensor]:
+        """Return the tensors that training must leave as they are: there are none."""
+        return {}
+
     def output_lengths(self, samples: int) -> int:
         """Return the number of frames T for a number of samples."""
         return self._fbank.num_frames(samples)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from wesp_lap.audio.augment import SPEED_FACTORS
 from wesp_lap.coerce import Section
-from wesp_lap.config import build
+from wesp_lap.config import build, to_plain
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.stream import speaker_classes
 from wesp_lap.errors import ConfigError, DataError
@@ -20,7 +21,7 @@ from wesp_lap.files import read_json
 from wesp_lap.log import get_logger
 from wesp_lap.losses import LOSSES
 from wesp_lap.model import WEIGHTS_FILE, ModelSettings, SpeakerModel
-from wesp_lap.tensors import fit_module, load_module, load_tensors
+from wesp_lap.tensors import fit_module, load_tensors
 from wesp_lap.training.checkpoint import (
     CLASSIFIER_FILE,
     STATE_FILE,
@@ -121,13 +122,12 @@ def _follow(
         )
     classifier = _classifier(settings, model, classes)
     fit_module(classifier, tensors, str(source / CLASSIFIER_FILE))
-    load_module(model, source / WEIGHTS_FILE)
     optimizer = _optimizer(settings, model, classifier, device)
     return Phase(model, classifier, speakers, optimizer, scaler, Moment(0))
 
 
 def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
-    """Build the model a checkpoint was saved with; the settings of this phase must agree."""
+    """Load the model of a checkpoint into one of this phase's settings, which must agree."""
     saved = SpeakerModel.from_pretrained(source)
     if saved.backend_section != settings.backend:
         raise ConfigError(
@@ -135,20 +135,38 @@ def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
             f"trained with {saved.backend_section.as_mapping()}"
         )
     given = settings.frontend.options
-    if given.get("weights") is None:
-        return _same_or_error(SpeakerModel(settings.model), saved, source)
-    # The weights come from the checkpoint; the options for training from this phase's settings.
-    changes = {name: v for name, v in given.items() if name not in ("weights", "config")}
-    frontend = Section(settings.frontend.name, {**saved.frontend.options(), **changes})
-    return SpeakerModel(ModelSettings(frontend, settings.backend))
-
-
-def _same_or_error(model: SpeakerModel, saved: SpeakerModel, source: Path) -> SpeakerModel:
+    frontend = settings.frontend
+    if given.get("weights") is not None:
+        # The weights come from the checkpoint; the options for training from this phase's settings.
+        kept = {name: v for name, v in saved.frontend.options().items() if name != "lora"}
+        changes = {name: v for name, v in given.items() if name not in ("weights", "config")}
+        frontend = Section(settings.frontend.name, {**kept, **changes})
+    model = SpeakerModel(ModelSettings(frontend, settings.backend))
+    _agree_on_adapters(model, saved, source)
     ours = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     theirs = {name: tuple(t.shape) for name, t in saved.state_dict().items()}
     if ours != theirs:
         raise ConfigError(f"frontend: these settings build another model than {source} holds")
+    model.load_state_dict(saved.state_dict())
     return model
+
+
+def _agree_on_adapters(model: SpeakerModel, saved: SpeakerModel, source: Path) -> None:
+    """Merge adapters that the phase before has trained, or add those that this one wants."""
+    frontend: Any = saved.frontend
+    wanted, trained = getattr(model.frontend, "lora", None), getattr(frontend, "lora", None)
+    if wanted is None and trained is None:
+        return
+    if wanted is None:
+        get_logger().info("adapters of %s are merged into its weights", source)
+        frontend.merge_lora()
+    elif trained is None:
+        frontend.add_lora(wanted)
+    elif replace(wanted, dropout=trained.dropout) != trained:
+        raise ConfigError(
+            f"frontend.lora: these settings say {to_plain(wanted)}, but {source} was trained with "
+            f"{to_plain(trained)}; without lora they are merged into the weights"
+        )
 
 
 def _checkpoint_of(path: Path) -> Path:

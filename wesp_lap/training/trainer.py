@@ -76,7 +76,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the last epoch is done, saving as the settings say."""
         settings, moment = self._settings.training, self._phase.moment
-        frozen = self._frontend_weights() if settings.freeze_frontend else {}
+        fixed = {name: t.clone() for name, t in self._phase.model.frontend.fixed_state().items()}
         if moment == Moment(0):
             self._save(moment)
         for epoch in range(moment.epoch, settings.epochs):
@@ -89,7 +89,7 @@ class Trainer:
                 if every and (step + 1) % every == 0 and step + 1 < self._steps_per_epoch:
                     self._save(Moment(epoch, step + 1))
             self._save(Moment(epoch + 1))
-        self._check_frozen(frozen)
+        self._check_fixed(fixed)
         if self._process.is_main:
             self._checkpoints.finish(self._phase.moment)
 
@@ -193,18 +193,14 @@ class Trainer:
             if self._settings.training.sync_batchnorm:
                 network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         model = self._phase.model
-        unused = model.frontend.has_random_depth and not model.frontend.frozen
+        unused = model.frontend.has_random_depth
         return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=unused)
 
-    def _frontend_weights(self) -> dict[str, Tensor]:
-        state = self._phase.model.frontend.state_dict()
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-    def _check_frozen(self, before: Mapping[str, Tensor]) -> None:
-        after = self._phase.model.frontend.state_dict()
+    def _check_fixed(self, before: Mapping[str, Tensor]) -> None:
+        after = self._phase.model.frontend.fixed_state()
         changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
         if changed:
-            raise WespError(f"a frozen frontend has changed: {', '.join(changed[:5])}")
+            raise WespError(f"what is frozen in the frontend has changed: {', '.join(changed[:5])}")
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
