@@ -121,4 +121,4 @@ class BasicBlock(nn.Module):
         y = self.norm2(
             self.conv2(zeroed(y, None if padding is None else padding[..., :: self.stride]))
         )
-        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+        return F.relu(y.add_(x if self.shortcut is None else self.shortcut(x)), inplace=True)
