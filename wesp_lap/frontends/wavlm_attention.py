@@ -29,6 +29,7 @@ class WavLMAttention(nn.Module):
 
     def __init__(self, original: Any) -> None:
         super().__init__()
+        self.training = original.training
         self.num_heads = original.num_heads
         self.num_buckets = original.num_buckets
         self.max_distance = original.max_distance
