@@ -39,7 +39,10 @@ class UnpaddedWhisperEncoder(WhisperEncoder):
     def from_pretrained(cls, weights: str, **options: Any) -> Any:  # type: ignore[override]
         """Load it from the weights of an encoder or of a whole Whisper."""
         mapping = {r"^(model\.)?encoder\.": ""}
-        return super().from_pretrained(weights, key_mapping=mapping, **options)
+        loaded = super().from_pretrained(weights, key_mapping=mapping, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._weight_conversions = None  # save_pretrained would undo the mapping, and fail
+        return loaded
 
     def forward(self, features: Tensor, frames: int, padding: Tensor | None = None) -> Tensor:
         """Map log-mel spectrograms to the last state, (B, ``frames``, D).
