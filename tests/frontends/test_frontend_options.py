@@ -138,10 +138,6 @@ def test_what_is_fixed_is_computed_as_in_evaluation_and_not_kept(kind, below, fi
         for state, wanted in zip(states[:fixed], expected[:fixed], strict=True):
             torch.testing.assert_close(state, wanted)
             assert not state.requires_grad
-        if below:  # WavLM's first layer is never dropped, so below 0 comes out as 1
-            assert states[-1].requires_grad or all(
-                torch.equal(state, states[fixed - 1]) for state in states[fixed:]
-            )
     assert not torch.allclose(states[-1], expected[-1])
 
 
@@ -192,7 +188,6 @@ def test_a_frozen_frontend_keeps_nothing_for_the_backward_pass():
 
 
 def test_a_frozen_frontend_works_in_the_precision_of_autocast():
-    """Layers end with a norm, which autocast computes in the type of its input on a CPU."""
     front = make()
     front.freeze()
     seen = []

@@ -176,15 +176,15 @@ class TransformerFrontend(nn.Module):
         return self
 
     def fixed_state(self) -> dict[str, Tensor]:
-        """Return the tensors that training must leave as they are, by name."""
+        """Return the tensors of the state dict that training must leave as they are, by name."""
         whole = self.frozen or self.lora is not None
         roots = [self.model] if whole else [p for p in self._fixed if isinstance(p, nn.Module)]
         fixed = {module for root in roots for module in root.modules()}
-        state = {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+        names = {name for name, p in self.named_parameters() if not p.requires_grad}
         for prefix, module in self.named_modules():
             if module in fixed:
-                state |= dict(module.named_buffers(prefix, recurse=False))
-        return state
+                names |= {name for name, _ in module.named_buffers(prefix, recurse=False)}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def output_lengths(self, samples: int) -> int:
         """Return the number of frames T for a number of samples."""
