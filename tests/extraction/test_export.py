@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers import tiny_frontend
 
+from wesp_lap.coerce import Section
 from wesp_lap.errors import DataError
 from wesp_lap.export import export_package
 from wesp_lap.extraction import extract
 from wesp_lap.kaldi.ark import read_vectors
 from wesp_lap.kaldi.datadir import DataDir
-from wesp_lap.model import SpeakerModel
+from wesp_lap.model import ModelSettings, SpeakerModel
 
 RESULTS = "trials\tmethod\teer\tmindcf01\tmindcf05\neasy\tcosine\t1.250\t0.1000\t0.0500\n"
 
@@ -78,3 +80,23 @@ def test_missing_files_are_named_before_anything_is_written(system, tmp_path):
     for name in ("calibration.json", "results.tsv"):
         assert f"{tmp_path / name}: no such file" in str(caught.value)
     assert not (tmp_path / "package").exists()
+
+
+def test_adapters_are_merged_in_the_package(system, tmp_path):
+    """What was scored had adapters; the package gives the same without them."""
+    system["model_dir"] = tmp_path / "adapted"
+    frontend = Section(
+        "transformer", {"config": tiny_frontend(), "lora": {"rank": 2, "alpha": 64.0}}
+    )
+    backend = Section("lap_astp", {"heads": 4, "pooled_dim": 32, "embed_dim": 16})
+    model = SpeakerModel(ModelSettings(frontend, backend))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(system["model_dir"])
+    extract(system["model_dir"], system["check_data"], tmp_path / "emb2", "cpu", jobs=1)
+    system |= dict.fromkeys(("mean_scp", "check_scp"), tmp_path / "emb2" / "xvector.scp")
+    assert export_package(out=tmp_path / "package", **system) == pytest.approx(1, abs=1e-5)
+    package = SpeakerModel.from_pretrained(tmp_path / "package")
+    assert package.frontend.lora is None
+    assert not any("lora" in name for name in package.state_dict())
