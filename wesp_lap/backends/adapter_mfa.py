@@ -19,7 +19,7 @@ class AdapterMfa(nn.Module):
 
     The speaker model put on w2v-BERT 2.0 (arXiv 2510.04213). Sizes, norms, floor of the variance
     and initial weights follow the published code; there is no norm on the concatenated features or
-    the embedding.
+    the embedding. Source: docs/methods.md, section 2.10.
 
     Args:
         num_layers: Number N of layer states; all of them are used.

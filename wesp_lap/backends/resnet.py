@@ -25,7 +25,7 @@ class ResNet34(nn.Module):
     frequency and time axes halve; mean and standard deviation over time of every channel and
     frequency; one linear layer. Parameters start as torch makes them (Kaiming uniform), as in
     WeSpeaker, whose published results this model has. Source: He et al., CVPR 2016; Wang et al.,
-    WeSpeaker, ICASSP 2023; docs/methods.md, section 2.
+    WeSpeaker, ICASSP 2023; docs/methods.md, section 2.6.
 
     Args:
         num_layers: Number N of layer states.
