@@ -163,7 +163,7 @@ def test_one_channel_per_head_makes_mean_and_maximum_equal():
     states = random_states(dim=6)
     latent, weights = lap.layer_scores(states)
     z = latent.squeeze(-1)
-    one_branch = lap._squeeze_excite(z)
+    one_branch = lap._excitation().branch(z)
     torch.testing.assert_close(weights, (2 * one_branch).sigmoid())
 
 

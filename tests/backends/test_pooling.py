@@ -125,3 +125,19 @@ def test_frames_beyond_the_length_of_a_row_count_for_nothing():
     weights = pooling.attention(x.nan_to_num(), padding.unsqueeze(-1))
     assert (weights[padding] == 0).all()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, 8))
+
+
+def test_constant_channels_have_finite_gradients():
+    pool = AttentiveStatisticsPooling(4, embed_dim=2).double()
+    x = torch.randn(3, 5, 4, dtype=torch.float64)
+    x[:, :, 1] = 7
+    x.requires_grad_()
+    pool(x).square().sum().backward()
+    assert x.grad.isfinite().all() and (x.grad[:, :, 0] != 0).any()
+
+
+def test_gradients_agree_with_finite_differences():
+    torch.manual_seed(1)
+    pool = AttentiveStatisticsPooling(4, embed_dim=2, frame_dropout=0.0).double()
+    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pool, x)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wesp_lap.backends.init import xavier_init
+from wesp_lap.backends.lap_kernel import Excitation, Options, pool_layers
+from wesp_lap.backends.lap_projection import ProjectionParameters
 from wesp_lap.backends.pooling import AttentiveStatisticsPooling
+from wesp_lap.backends.state_norm import state_statistics
 
 
 class LayerScores(NamedTuple):
@@ -82,36 +84,60 @@ class LayerAttentivePooling(nn.Module):
 
     def pool_layers(self, states: Sequence[Tensor]) -> Tensor:
         """Score and pool the layers, without the output projection: (B, T, D)."""
-        latent, weights = self.layer_scores(states)
-        weighted = latent * weights.unsqueeze(-1)
-        # max() rather than amax(): on ties one layer gets the gradient, not all of them a part.
-        pooled = weighted.max(dim=0).values if self.pool == "max" else weighted.sum(dim=0)
-        return pooled.flatten(-2)
+        norm = self.input_norm
+        options = Options(
+            heads=self.heads,
+            score=self.score,
+            pool=self.pool,
+            dtype=_product_type(self.output.weight),
+            statistics=None if norm is None else state_statistics(norm, states),
+            keep=self._dropout(states),
+        )
+        projection = ProjectionParameters(
+            weight=None if self.input is None else self.input.weight,
+            bias=None if self.input is None else self.input.bias,
+            gamma=None if norm is None else norm.weight,
+            beta=None if norm is None else norm.bias,
+        )
+        return pool_layers(states, self._excitation(), projection, options)
 
     def layer_scores(self, states: Sequence[Tensor]) -> LayerScores:
-        """Return the projected states and the weight of each layer per frame and head."""
+        """Return the projected states and the weight of each layer per frame and head.
+
+        It holds the projected states of all layers, which ``forward`` does without.
+        """
         x = torch.stack(tuple(states))
         if self.input_norm is not None:
             x = self.input_norm(x.flatten(0, -2)).view_as(x)
         if self.input is not None:
             x = self.input(x)
         latent = x.unflatten(-1, (self.heads, -1))
-        scores = self._squeeze_excite(latent.mean(dim=-1)) + self._squeeze_excite(
-            latent.amax(dim=-1)
-        )
+        scores = self._excitation().scores(latent.mean(dim=-1), latent.amax(dim=-1))
         weights = scores.sigmoid() if self.score == "sigmoid" else scores.softmax(dim=0)
-        weights = F.dropout(weights, self.score_dropout, self.training)
-        return LayerScores(latent, weights)
+        keep = self._dropout(states)
+        return LayerScores(latent, weights if keep is None else weights * keep)
 
-    def _squeeze_excite(self, z: Tensor) -> Tensor:
-        """Map layer statistics (N, B, T, h) to scores of the same shape, per head."""
-        num_layers, batch, frames, heads = z.shape
-        z = z.permute(3, 1, 2, 0).reshape(heads, batch * frames, num_layers)
-        z = torch.bmm(z, self.squeeze_weight.to(z.dtype))
-        z = F.relu(z if self.squeeze_bias is None else z + self.squeeze_bias)
-        z = torch.bmm(z, self.excite_weight.to(z.dtype))
-        z = z if self.excite_bias is None else z + self.excite_bias
-        return z.view(heads, batch, frames, num_layers).permute(3, 1, 2, 0)
+    def _excitation(self) -> Excitation:
+        return Excitation(
+            self.squeeze_weight, self.squeeze_bias, self.excite_weight, self.excite_bias
+        )
+
+    def _dropout(self, states: Sequence[Tensor]) -> Tensor | None:
+        """Draw the factors of the layer weights, (N, B, T, h)."""
+        if not self.training or self.score_dropout == 0:
+            return None
+        kept = 1 - self.score_dropout
+        shape = (len(states), *states[0].shape[:2], self.heads)
+        full = torch.promote_types(self.squeeze_weight.dtype, torch.float32)
+        keep = torch.empty(shape, dtype=full, device=states[0].device)
+        return keep.bernoulli_(kept).div_(kept)
+
+
+def _product_type(weight: Tensor) -> torch.dtype:
+    """Return the type in which a linear layer with this weight computes here."""
+    if weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
 
 
 class LapAstp(nn.Module):

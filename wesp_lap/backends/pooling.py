@@ -62,18 +62,17 @@ class AttentiveStatisticsPooling(nn.Module):
             padding: (B, T, 1), true where weights shall be zero.
         """
         channels = x.shape[-1]
-        std, mean = _std_mean(x.float(), padding)
-        context = torch.cat([mean, std], dim=-1).to(x.dtype)
+        context = torch.cat(_mean_std(_full(x), padding), dim=-1).to(x.dtype)
         # The context is the same for all frames: its part of the product is taken once.
         weight = self.squeeze.weight
         hidden = F.linear(x, weight[:, :channels], self.squeeze.bias)
         hidden = hidden + F.linear(context, weight[:, channels:]).unsqueeze(1)
         hidden = F.relu(hidden)
         hidden = self.squeeze_norm(hidden.flatten(0, 1)).view_as(hidden)
-        scores = self.score(hidden).float()
+        scores = _full(self.score(hidden))
         if self.training and self.frame_dropout > 0:
             dropped = torch.rand(x.shape[:2], device=x.device) < self.frame_dropout
-            scores = scores.masked_fill(dropped.unsqueeze(-1), torch.finfo(scores.dtype).min)
+            scores = scores.masked_fill_(dropped.unsqueeze(-1), torch.finfo(scores.dtype).min)
         if padding is not None:
             scores = scores.masked_fill(padding, -torch.inf)
         return scores.softmax(dim=1)
@@ -81,18 +80,29 @@ class AttentiveStatisticsPooling(nn.Module):
     @staticmethod
     def statistics(x: Tensor, attention: Tensor) -> Tensor:
         """Return weighted mean and standard deviation of (B, T, C), concatenated to (B, 2C)."""
-        x = x.float()
-        mean = (attention * x).sum(dim=1)
-        variance = (attention * x.square()).sum(dim=1) - mean.square()
+        x = _full(x)
+        weighted = attention * x
+        mean = weighted.sum(dim=1)
+        variance = (weighted * x).sum(dim=1) - mean.square()
         return torch.cat([mean, variance.clamp(min=_MIN_VARIANCE).sqrt()], dim=-1)
 
 
-def _std_mean(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return unbiased standard deviation and mean over time of (B, T, C), zero in the padding."""
-    if padding is None:
-        std, mean = torch.std_mean(x, dim=1)
-        return std, mean
-    count = (~padding).sum(dim=1)
+def _mean_std(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and unbiased standard deviation over time of (B, T, C), zero in the padding.
+
+    Several times faster on a CPU than torch.std_mean, and like it without a gradient of the
+    deviation where that is zero.
+    """
+    count: Tensor | int = x.shape[1] if padding is None else (~padding).sum(dim=1)
     mean = x.sum(dim=1) / count
-    squares = (x - mean.unsqueeze(1)).masked_fill(padding, 0).square().sum(dim=1)
-    return (squares / (count - 1)).sqrt(), mean
+    centred = x - mean.unsqueeze(1)
+    if padding is not None:
+        centred = centred.masked_fill(padding, 0)
+    variance = centred.square().sum(dim=1) / (count - 1)
+    constant = variance == 0
+    return mean, variance.masked_fill(constant, 1).sqrt().masked_fill(constant, 0)
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or as it is in float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

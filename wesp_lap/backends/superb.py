@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.pooling import AttentiveStatisticsPooling
+from wesp_lap.backends.weighted_sum import weighted_sums
 
 
 class WeightedSum(nn.Module):
@@ -28,9 +29,7 @@ class WeightedSum(nn.Module):
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         """Sum N states (B, T, D) to (B, T, D)."""
-        stack = torch.stack(tuple(states))
-        weights = self.logits.softmax(dim=0).to(stack.dtype)
-        return torch.tensordot(weights, stack, dims=1)
+        return weighted_sums(self.logits.softmax(dim=0).unsqueeze(0), states)[0]
 
 
 class SuperbAstp(nn.Module):

@@ -1,0 +1,316 @@
+"""Layer attentive pooling over pieces of frames: the projected stack never exists as a whole.
+
+Per frame and head, for projected states y_n, n = 1..N (docs/methods.md, section 2.1),
+
+    e_n = SE(mean y_n) + SE(max y_n),  a_n = keep_n act(e_n),  p = max_n a_n y_n  or  sum_n a_n y_n
+
+Of a piece, p is kept, with the mean and the maximum of its heads, the channel of that maximum and,
+per channel, the layer that won. With g = dL/dp the backward pass needs y_n no more. Let
+S_n = a_n dL/da_n, added up over the channels of a head. For the maximum it is the sum of g p over
+the channels that layer n won, since p = a_n y_n there; for the sum it is a_n times g'y_n, which
+lap_projection.py takes from the states. The scores get
+
+    dL/de_n = S_n (1 - act(e_n))  for sigmoid,  S_n - act(e_n) sum_m S_m  for softmax,
+
+and a dropped layer has S_n = 0, as it must. SE itself is small; autograd differentiates it. Its
+gradients m_n for the mean and t_n for the maximum of a head of d channels make
+
+    dL/dy_n = a_n g  (maximum: where n won)  + m_n / d  + t_n  (in the channel that is largest)
+
+from which lap_projection.py makes the gradients of its parameters and of the states. A training
+step takes two products of the projection's size, three if the states need gradients; autograd on
+the formulas takes as many, and keeps several copies of the projected stack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wesp_lap.backends.lap_projection import (
+    Projection,
+    ProjectionGrads,
+    ProjectionParameters,
+)
+from wesp_lap.backends.state_norm import Piece, Statistics, pieces
+
+
+class Excitation(NamedTuple):
+    """The squeeze-excitation over layers, of each head: (h, N, N/2), (h, 1, N/2) and back."""
+
+    squeeze_weight: Tensor
+    squeeze_bias: Tensor | None
+    excite_weight: Tensor
+    excite_bias: Tensor | None
+
+    def scores(self, mean: Tensor, top: Tensor) -> Tensor:
+        """Score layers by the mean and the maximum of each head; all are (N, B, T, h)."""
+        return self.branch(mean) + self.branch(top)
+
+    def branch(self, z: Tensor) -> Tensor:
+        """Return what one of the two statistics adds to the scores."""
+        x = z.flatten(1, 2).permute(2, 1, 0)
+        x = torch.bmm(x, self.squeeze_weight.to(z.dtype))
+        x = F.relu(x if self.squeeze_bias is None else x + self.squeeze_bias)
+        x = torch.bmm(x, self.excite_weight.to(x.dtype))
+        x = x if self.excite_bias is None else x + self.excite_bias
+        return x.permute(2, 1, 0).reshape(z.shape)
+
+
+class Options(NamedTuple):
+    """What gets no gradient."""
+
+    heads: int
+    score: str
+    pool: str
+    dtype: torch.dtype
+    """Type of the large products and of the result."""
+    statistics: Statistics | None
+    keep: Tensor | None
+    """Dropout: factors of the weights, (N, B, T, h)."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """Turn scores (N, ...) into weights of the layers, before dropout."""
+        return scores.sigmoid() if self.score == "sigmoid" else scores.softmax(dim=0)
+
+
+def pool_layers(
+    states: Sequence[Tensor],
+    excitation: Excitation,
+    projection: ProjectionParameters,
+    options: Options,
+) -> Tensor:
+    """Score and pool N states (B, T, D) of any layout to (B, T, D), without output projection.
+
+    Statistics, scores and weights are in float32, or in float64 if the parameters are.
+    """
+    full = torch.promote_types(excitation.squeeze_weight.dtype, torch.float32)
+    parameters: list[Any] = [p if p is None else p.to(full) for p in (*excitation, *projection)]
+    tensors = (*parameters, *states)
+    with _no_autocast(states[0].device):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            result: Tensor = _PoolLayers.apply(options, *tensors)
+            return result
+        return _pool(states, Excitation(*parameters[:4]), _projection(parameters, options), options)
+
+
+class _Trace(NamedTuple):
+    """What the forward pass leaves for the backward pass."""
+
+    mean: Tensor
+    top: Tensor
+    """Mean and maximum of each head, (N, B, T, h)."""
+    largest: Tensor
+    """The channel of that maximum, (N, B, T, h)."""
+    winner: Tensor
+    """The layer that won, (B, T, D)."""
+
+    @classmethod
+    def empty(cls, states: Sequence[Tensor], heads: int, full: torch.dtype) -> _Trace:
+        batch, frames, dim = states[0].shape
+        new, shape = states[0].new_empty, (len(states), batch, frames, heads)
+        return cls(
+            new(shape, dtype=full),
+            new(shape, dtype=full),
+            new(shape, dtype=_index_type(dim // heads)),
+            new((batch, frames, dim), dtype=_index_type(len(states))),
+        )
+
+
+class _PoolLayers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: Options, *tensors: Any) -> Tensor:
+        parameters, states = tensors[:8], tensors[8:]
+        projection = _projection(parameters, options)
+        trace = _Trace.empty(states, options.heads, projection.full)
+        pooled = _pool(states, Excitation(*parameters[:4]), projection, options, trace)
+        ctx.options = options
+        ctx.save_for_backward(pooled, *trace, *tensors)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # once_differentiable would let some second derivatives silently be zero.
+            raise RuntimeError("layer attentive pooling has no second derivative (create_graph)")
+        pooled, *rest = ctx.saved_tensors
+        trace, parameters, states = _Trace(*rest[:4]), rest[4:12], rest[12:]
+        with _no_autocast(grad.device):
+            backward = _Backward(states, parameters, ctx.options, trace)
+            backward.run(pooled, grad)
+            needed = ctx.needs_input_grad[-len(states) :]
+            return None, *backward.parameter_grads, *backward.state_grads(needed)
+
+
+def _pool(
+    states: Sequence[Tensor],
+    excitation: Excitation,
+    projection: Projection,
+    options: Options,
+    trace: _Trace | None = None,
+) -> Tensor:
+    """Pool piece by piece; leave in ``trace`` what the backward pass needs."""
+    pooled = states[0].new_empty(states[0].shape, dtype=options.dtype)
+    for piece in pieces(states):
+        where = (slice(None), *piece)
+        latent = projection.latent(projection.centred(states, piece))
+        mean = latent.mean(dim=-1)
+        if trace is None:
+            top = latent.amax(dim=-1)
+        else:
+            top, largest = latent.max(dim=-1)
+            trace.mean[where], trace.top[where], trace.largest[where] = mean, top, largest
+        weights = options.weights(excitation.scores(mean, top))
+        if options.keep is not None:
+            weights = weights * options.keep[where]
+        weighted = latent.mul_(weights.unsqueeze(-1)).flatten(-2)
+        joined = weighted.amax(dim=0) if options.pool == "max" else weighted.sum(dim=0)
+        pooled[piece] = joined
+        if trace is not None and options.pool == "max":
+            trace.winner[piece] = _first_equal(weighted, joined)
+    return pooled
+
+
+class _Backward:
+    """One backward pass: ``run``, then the gradients of parameters and states."""
+
+    def __init__(
+        self,
+        states: Sequence[Tensor],
+        parameters: Sequence[Any],
+        options: Options,
+        trace: _Trace,
+    ) -> None:
+        self._states, self._options, self._trace = states, options, trace
+        self._excitation = Excitation(*parameters[:4])
+        self._projection = _projection(parameters, options)
+        self._projection_grads = ProjectionGrads(self._projection, states[0])
+        self.parameter_grads: list[Tensor | None] = []
+
+    def run(self, pooled: Tensor, grad: Tensor) -> None:
+        """Take the gradient (B, T, D) of the pooled layers to the parameters."""
+        self._grad = grad.to(self._projection.full)
+        excitation_grads = self._through_scores(pooled)
+        for piece in pieces(self._states):
+            x = self._projection.centred(self._states, piece)
+            self._projection_grads.add(self._latent_grad(piece), x)
+        self.parameter_grads = [*excitation_grads, *self._projection_grads.of_parameters()]
+
+    def state_grads(self, needed: Sequence[bool]) -> list[Tensor | None]:
+        """Return the gradients of those states that need one."""
+        grads = [
+            torch.empty_like(state) if need else None
+            for state, need in zip(self._states, needed, strict=True)
+        ]
+        chosen = [n for n, need in enumerate(needed) if need]
+        if not chosen:
+            return grads
+        through_statistics = self._projection_grads.through_statistics()
+        for piece in pieces(self._states):
+            latent_grad = self._latent_grad(piece)
+            if len(chosen) < len(needed):
+                latent_grad = latent_grad[chosen]
+            result = self._projection.back(latent_grad)
+            if through_statistics is not None:
+                offset, scale = through_statistics
+                x = self._projection.centred([self._states[n] for n in chosen], piece)
+                result = torch.addcmul(offset, x, scale).add_(result)
+            for n, values in zip(chosen, result, strict=True):
+                grads[n][piece] = values  # type: ignore[index]
+        return grads
+
+    def _through_scores(self, pooled: Tensor) -> list[Tensor | None]:
+        """Return the gradients of the excitation; note those of mean and maximum."""
+        inputs = (*self._excitation, self._trace.mean, self._trace.top)
+        with torch.enable_grad():
+            leaves = [t if t is None else t.detach().requires_grad_() for t in inputs]
+            scores = Excitation(*leaves[:4]).scores(*leaves[4:])  # type: ignore[arg-type]
+        activation = self._options.weights(scores.detach())
+        keep = self._options.keep
+        self._weights = activation if keep is None else activation * keep
+        shares = self._shares(pooled)
+        if self._options.score == "sigmoid":
+            scores_grad = shares * (1 - activation)
+        else:
+            scores_grad = shares - activation * shares.sum(dim=0)
+        wanted = [leaf for leaf in leaves if leaf is not None]
+        found = iter(torch.autograd.grad(scores, wanted, scores_grad))
+        grads: list[Any] = [None if leaf is None else next(found) for leaf in leaves]
+        channels = pooled.shape[-1] // self._options.heads
+        self._mean_grad, self._top_grad = grads[4] / channels, grads[5]
+        return grads[:4]
+
+    def _shares(self, pooled: Tensor) -> Tensor:
+        """Return S of the module's docstring, (N, B, T, h)."""
+        shares = torch.empty_like(self._weights)
+        heads = (self._options.heads, -1)
+        product = self._grad * pooled
+        for piece in pieces(self._states):
+            where = (slice(None), *piece)
+            if self._options.pool == "max":
+                shares[where] = self._spread(product, piece).unflatten(-1, heads).sum(dim=-1)
+            else:
+                x = self._projection.centred(self._states, piece)
+                grad = self._grad[piece].unflatten(-1, heads)
+                products = self._projection.products_by_head(grad, x)
+                shares[where] = products * self._weights[where]
+        return shares
+
+    def _latent_grad(self, piece: Piece) -> Tensor:
+        """Return the gradient of the projected states of a piece, (N, rows, frames, D)."""
+        where = (slice(None), *piece)
+        spread = self._spread(self._grad, piece).unflatten(-1, (self._options.heads, -1))
+        mean_grad, weights, largest, top_grad = (
+            t[where].unsqueeze(-1)
+            for t in (self._mean_grad, self._weights, self._trace.largest, self._top_grad)
+        )
+        grad = torch.addcmul(mean_grad, spread, weights)
+        grad.scatter_add_(-1, largest.long(), top_grad)
+        return grad.flatten(-2).to(self._projection.dtype)
+
+    def _spread(self, values: Tensor, piece: Piece) -> Tensor:
+        """Give each layer (N, rows, frames, D) its part of values (B, T, D)."""
+        values = values[piece]
+        shape = (len(self._states), *values.shape)
+        if self._options.pool == "sum":
+            return values.expand(shape)
+        winner = self._trace.winner[piece].long().unsqueeze(0)
+        return values.new_zeros(shape).scatter_(0, winner, values.unsqueeze(0))
+
+
+def _projection(parameters: Sequence[Any], options: Options) -> Projection:
+    full = parameters[0].dtype
+    return Projection(
+        ProjectionParameters(*parameters[4:8]),
+        options.statistics,
+        options.heads,
+        options.dtype,
+        full,
+    )
+
+
+def _first_equal(stack: Tensor, values: Tensor) -> Tensor:
+    """Return the first index along N at which ``stack`` (N, ...) has ``values`` (...).
+
+    Several times faster on a CPU than the indices that max() gives. NaN, equal to nothing, gets
+    the last index.
+    """
+    last = len(stack) - 1
+    ranks = torch.arange(last, -1, -1, dtype=_index_type(last + 1), device=stack.device)
+    equal = (stack == values).view(torch.uint8)
+    return last - (equal * ranks.view(-1, *[1] * values.dim())).amax(dim=0)
+
+
+def _index_type(count: int) -> torch.dtype:
+    return torch.uint8 if count <= 256 else torch.int16
+
+
+def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
