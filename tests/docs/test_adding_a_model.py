@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import wesp_lap.backends
+import wesp_lap.frontends
 import wesp_lap.model
 from wesp_lap.bin.train import main as train
 from wesp_lap.data.shards import make_shards
@@ -33,30 +34,51 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
+def register(monkeypatch: pytest.MonkeyPatch, room: types.ModuleType, number: int) -> type:
+    """Do what the page says: the module, the import and the line in the room's table."""
+    code, change = blocks("python")[2 * number], blocks("diff")[number]
+    added = [line[1:] for line in change.splitlines() if line.startswith("+")]
+    statement, entry = added
+    name, cls = re.fullmatch(r"from (\S+) import (\w+)", statement).groups()
+    module = types.ModuleType(name)
+    exec(compile(code, f"{name}.py", "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, name, module)
+    ((key, value),) = re.findall(r'^    "(\w+)": (\w+),$', entry)
+    assert value == cls
+    (table,) = re.findall(r"^ (\w+): Mapping", change, re.M)
+    known = re.findall(r'^     ("\w+": \w+),$', change, re.M)
+    text = Path(room.__file__).read_text(encoding="utf-8")
+    assert all(f"    {line},\n" in text for line in known), "the page shows other lines"
+    entries = {**getattr(room, table), key: getattr(module, cls)}
+    monkeypatch.setattr(room, table, entries)
+    monkeypatch.setattr(wesp_lap.model, table, entries)
+    return entries[key]
+
+
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> type:
-    """Do what the page says: the module, the import and the table."""
-    backend, table, _ = blocks("python")
-    module = types.ModuleType("wesp_lap.backends.mean_pooling")
-    exec(compile(backend, "mean_pooling.py", "exec"), module.__dict__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    room = dict(vars(wesp_lap.backends))
-    exec(compile(table, "__init__.py", "exec"), room)
-    missing = set(wesp_lap.backends.BACKENDS) - set(room["BACKENDS"])
-    assert not missing, f"the table on the page lacks {missing}"
-    monkeypatch.setattr(wesp_lap.backends, "BACKENDS", room["BACKENDS"])
-    monkeypatch.setattr(wesp_lap.model, "BACKENDS", room["BACKENDS"])
-    return module.MeanPooling
+    return register(monkeypatch, wesp_lap.backends, 0)
 
 
 @pytest.fixture
-def phase(tmp_path: Path) -> Path:
-    """The YAML file of the page beside the phases of the mini recipe."""
+def frontend(monkeypatch: pytest.MonkeyPatch) -> type:
+    return register(monkeypatch, wesp_lap.frontends, 1)
+
+
+@pytest.fixture
+def phases(tmp_path: Path) -> list[Path]:
+    """The YAML files of the page beside the phases of the mini recipe."""
     shutil.copytree(ROOT / "egs" / "mini" / "conf", tmp_path / "conf")
-    (text,) = blocks("yaml")
-    path = tmp_path / "conf" / "mean.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
+    paths = []
+    for number, text in enumerate(blocks("yaml")):
+        paths.append(tmp_path / "conf" / f"page_{number}.yaml")
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths
+
+
+@pytest.fixture
+def phase(phases: list[Path]) -> Path:
+    return phases[0]
 
 
 def test_the_backend_is_the_mean_over_layers_and_frames(registered: type) -> None:
@@ -80,7 +102,7 @@ def test_the_yaml_trains_and_the_model_loads_again(
 
 
 def test_the_python_example_builds_the_model(registered: type) -> None:
-    example = blocks("python")[2].replace(
+    example = blocks("python")[1].replace(
         '"num_hidden_layers": 2', '"num_hidden_layers": 2, "hidden_size": 48'
     )
     scope: dict = {}
@@ -92,3 +114,32 @@ def test_the_python_example_builds_the_model(registered: type) -> None:
 def test_options_of_the_new_backend_are_checked(registered: type, phase: Path) -> None:
     with pytest.raises(ConfigError, match=r"mean_pooling.*did you mean 'dropout'"):
         load_settings(phase, {"data.shards": "shard.list", "backend.droput": "0.5"})
+
+
+def test_the_frontend_trains_and_the_model_loads_again(
+    frontend: type, phases: list[Path], tmp_path: Path, tiny_corpus
+) -> None:
+    make_shards(tiny_corpus.data, tmp_path / "shards", tmp_path / "shard.list")
+    train(
+        str(phases[1]),
+        str(tmp_path / "exp"),
+        **{**SMALL, "data.shards": str(tmp_path / "shard.list")},
+    )
+    model = SpeakerModel.from_pretrained(tmp_path / "exp" / "final")
+    assert isinstance(model.frontend, frontend)
+    waves, lengths = torch.randn(3, 16000), [16000, 5000, 9000]
+    alone = [model.embed(wave[:length]) for wave, length in zip(waves, lengths, strict=True)]
+    torch.testing.assert_close(model.embed(waves, lengths), torch.stack(alone))
+    assert model.embed(torch.zeros(100)).shape == (32,)
+
+
+def test_the_members_that_a_frontend_must_have(frontend: type) -> None:
+    table = PAGE[PAGE.index("| member |") : PAGE.index("The states are")]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+    names = [
+        re.match(r"\w+", code).group() for cell in cells for code in re.findall("`(.*?)`", cell)
+    ]
+    assert len(names) == 11
+    for name in names:
+        for one in (frontend(), wesp_lap.frontends.FRONTENDS["fbank"]()):
+            assert hasattr(one, name), name
