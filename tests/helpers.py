@@ -9,9 +9,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+_SPECTRAL: dict[str, dict[str, object]] = {
+    "wav2vec2-bert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_depthwise_kernel_size": 5,
+        "apply_spec_augment": False,
+        "layerdrop": 0.0,
+    },
+    "whisper": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "max_source_positions": 200,
+    },
+}
+
 
 def tiny_frontend(model_type: str = "wavlm", **changes: object) -> dict[str, object]:
     """Return a ``frontend.config`` of two narrow layers that is built in milliseconds."""
+    if model_type in _SPECTRAL:
+        return {"model_type": model_type, **_SPECTRAL[model_type], **changes}
     config: dict[str, object] = {
         "model_type": model_type,
         "hidden_size": 32,

@@ -15,14 +15,23 @@ from wesp_lap.frontends.transformer import TransformerFrontend
 KINDS = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer")
 BASE = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+SPECTRAL = ("wav2vec2-bert", "whisper")
+IN_WHISPER = {
+    "num_hidden_layers": "encoder_layers",
+    "hidden_dropout": "dropout",
+    "feat_proj_dropout": "attention_dropout",
+}
 NORMS = {"post-norm": BASE, "pre-norm": LARGE}
 NO_DROPOUT = {"dropout": 0.0}
 
 
 def make(kind="wavlm", norm=BASE, seed=0, config=None, **options):
     torch.manual_seed(seed)
-    family = {} if kind == "wav2vec2-conformer" else norm
-    whole = tiny_frontend(kind, **{**family, "num_hidden_layers": 3, **(config or {})})
+    family = norm if kind in KINDS[:3] else {}
+    changes = {**family, "num_hidden_layers": 3, **(config or {})}
+    if kind == "whisper":
+        changes = {IN_WHISPER.get(name, name): value for name, value in changes.items()}
+    whole = tiny_frontend(kind, **changes)
     return build(FRONTENDS, Section("transformer", {"config": whole, **options}), "frontend")
 
 
@@ -49,7 +58,7 @@ def kept_for_backward():
         yield sizes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + SPECTRAL)
 def test_recomputed_activations_give_the_same_states_and_gradients(kind):
     # Dropout is on: the second computation must draw what the first one drew.
     fronts = [make(kind, gradient_checkpointing=on, dropout=0.2).train() for on in (False, True)]
@@ -124,7 +133,7 @@ def test_the_final_norm_is_above_all_layers(kind):
 
 
 @pytest.mark.parametrize("below, fixed", [(0, 1), (2, 3)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + SPECTRAL)
 def test_what_is_fixed_is_computed_as_in_evaluation_and_not_kept(kind, below, fixed):
     config = {"num_hidden_layers": 6, "apply_spec_augment": True, "hidden_dropout": 0.5}
     front = make(kind, config=config, frozen_below=below, layerdrop=0.6)
@@ -170,11 +179,16 @@ def test_the_more_is_fixed_the_less_is_kept():
     assert kept[-1] == 0 < kept[-2]
 
 
-def test_only_what_a_model_has_can_be_fixed():
+def test_what_a_model_does_not_have_is_named():
     with pytest.raises(ConfigError, match=r"frozen_below: 4, but the model has 3 layers"):
         make(frozen_below=4)
     with pytest.raises(ConfigError, match=r"'rest' does not fit"):
         make(frozen_below="rest")
+    message = r"a wav2vec2-bert model has no convolutions; give projection or a number of layers"
+    with pytest.raises(ConfigError, match=message):
+        make("wav2vec2-bert", frozen_below="convolutions")
+    with pytest.raises(ConfigError, match="cls_token: not for whisper"):
+        make("whisper", cls_token=True)
 
 
 def test_a_frozen_frontend_keeps_nothing_for_the_backward_pass():
@@ -200,7 +214,7 @@ def test_a_frozen_frontend_works_in_the_precision_of_autocast():
 
 
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + SPECTRAL)
 def test_fewer_layers_have_the_states_of_the_whole_model(kind, norm):
     whole, part = make(kind, norm).eval(), make(kind, norm, keep_layers=1).eval()
     own = part.state_dict()
@@ -241,7 +255,7 @@ def test_fewer_layers_of_pretrained_weights(tmp_path):
     assert torch.equal(part(waves)[-1], whole(waves)[2])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + SPECTRAL)
 def test_without_dropout_training_repeats(kind):
     config = {"hidden_dropout": 0.3, "activation_dropout": 0.3, "feat_proj_dropout": 0.3}
     waves = torch.randn(2, 8000)
@@ -286,10 +300,13 @@ def test_the_cls_token_is_the_first_of_one_more_frame(kind):
     assert torch.equal(with_it[:, 0], torch.ones(2, 32))
 
 
-@pytest.mark.parametrize("norm", ["group", "layer"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, norm",
+    [(kind, norm) for kind in KINDS for norm in ("group", "layer")] + [("wav2vec2-bert", None)],
+)
 def test_the_cls_token_in_padded_batches(kind, norm):
-    front = make(kind, config={"feat_extract_norm": norm}, cls_token=True).eval()
+    config = {"feat_extract_norm": norm} if norm else {}
+    front = make(kind, config=config, cls_token=True).eval()
     lengths = [8000, 720, 5000]
     waves = torch.randn(3, 8000)
     with torch.no_grad():
@@ -308,7 +325,7 @@ def test_frame_counts_with_a_cls_token():
     assert front.options()["cls_token"] is True
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + SPECTRAL)
 @pytest.mark.parametrize("samples", [720, 3280])
 def test_crops_no_longer_than_a_mask_are_not_masked(kind, samples):
     front = make(kind, config={"apply_spec_augment": True}, dropout=0.0).train()

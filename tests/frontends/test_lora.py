@@ -13,7 +13,7 @@ from wesp_lap.errors import ConfigError
 from wesp_lap.frontends import FRONTENDS
 from wesp_lap.frontends.lora import LoraSettings
 
-KINDS = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer")
+KINDS = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer", "wav2vec2-bert", "whisper")
 LORA = {"rank": 4, "alpha": 8}
 
 
@@ -127,7 +127,7 @@ def test_a_frozen_frontend_is_in_evaluation_mode_but_for_the_adapters():
     assert not front.has_random_depth
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:-1])  # Whisper's layers have no dropout of their own
 def test_activations_are_recomputed_under_adapters_of_a_frozen_frontend(kind):
     kept, gradients = [], []
     waves = torch.randn(2, 16000)

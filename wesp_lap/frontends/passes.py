@@ -31,8 +31,8 @@ def frame_of_ones_first(encoder: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def layers_dropped_after(layer: nn.Module, encoder: nn.Module) -> Iterator[None]:
-    """Let the encoder, in evaluation mode so far, drop layers that come after one of them.
+def layers_dropped_after(module: nn.Module, encoder: nn.Module) -> Iterator[None]:
+    """Let the encoder, in evaluation mode so far, drop layers that come after a module.
 
     An encoder looks at its mode before each layer, and for nothing else.
     """
@@ -40,7 +40,7 @@ def layers_dropped_after(layer: nn.Module, encoder: nn.Module) -> Iterator[None]
     def begin(module: nn.Module, inputs: object, output: object) -> None:
         encoder.training = True
 
-    handle = layer.register_forward_hook(begin)
+    handle = module.register_forward_hook(begin)
     try:
         yield
     finally:

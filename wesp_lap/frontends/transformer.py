@@ -164,9 +164,8 @@ class TransformerFrontend(nn.Module):
             self.model.eval()
         freezing.evaluation_mode(self._fixed)
         if isinstance(self.frozen_below, int):
-            self.model.training = False  # masks come before the layers
-        if self._frozen_layers:
-            self._family.encoder(self.model).training = False
+            # Masks come before the layers; which of these may be dropped is said in each pass.
+            self.model.training = self._family.encoder(self.model).training = False
         if self.lora is not None:
             freezing.keep_statistics(self.model)
             for adapter in adapters(self.model):
@@ -216,11 +215,6 @@ class TransformerFrontend(nn.Module):
                 stack.enter_context(change)
             return layer_states(self._family, self.model, waves, lengths)
 
-    @property
-    def _frozen_layers(self) -> int:
-        """Number of layers that are fixed while others are trained."""
-        return self.frozen_below if isinstance(self.frozen_below, int) else 0
-
     def _changes(
         self, samples: int, lengths: Sequence[int] | None
     ) -> Iterator[contextlib.AbstractContextManager[None]]:
@@ -229,8 +223,9 @@ class TransformerFrontend(nn.Module):
         encoder = family.encoder(self.model)
         if self.cls_token:
             yield passes.frame_of_ones_first(encoder)
-        if self.training and not self.frozen and 0 < self._frozen_layers < len(self._layers):
-            yield passes.layers_dropped_after(self._layers[self._frozen_layers - 1], encoder)
+        if self.training and not self.frozen and isinstance(self.frozen_below, int):
+            last = [part for part in self._fixed if isinstance(part, nn.Module)][-1]
+            yield passes.layers_dropped_after(last, encoder)
         span = getattr(config, "mask_time_length", 0)
         if self.training and family.output_lengths(config, samples) <= span:
             yield passes.without_masks(config)  # a single one would take all frames
