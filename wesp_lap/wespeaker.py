@@ -160,7 +160,7 @@ def import_checkpoint(checkpoint: PathLike, config: PathLike) -> SpeakerModel:
 
 @dataclass(frozen=True)
 class _FbankArguments:
-    """``fbank_args`` of WeSpeaker; the dither is one of training only."""
+    """``fbank_args`` of WeSpeaker; the dither is one of training, and not taken over."""
 
     num_mel_bins: int = 80
     frame_length: float = 25
@@ -201,7 +201,6 @@ def _fbank(dataset: Mapping[str, Any], feat_dim: int, where: str) -> Section:
     options = {
         "num_mel_bins": feat_dim,
         "window": "hamming",
-        "dither": fbank.dither,
         "cmn": bool(normalised and cmvn.norm_mean),
     }
     return Section("fbank", options)

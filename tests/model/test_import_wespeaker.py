@@ -76,7 +76,7 @@ def test_features_are_those_of_the_configuration(tmp_path):
     for dataset in ({}, {"cmvn": False}, {"cmvn_args": {"norm_mean": False}}):
         model = import_checkpoint(*write(tmp_path, "XVEC", tensors, arguments, **dataset))
         options = model.settings().frontend.options
-        assert (options["window"], options["dither"]) == ("hamming", 1.0)
+        assert options["window"] == "hamming"
         features += model.frontend(waves)
     assert features[0].shape == (1, 48, BINS)
     mean = features[1].mean(1, keepdim=True)

@@ -16,7 +16,7 @@ FRONTENDS = {
     "wavlm-base-plus": 94_381_936,
     "wavlm-large": 315_453_120,
     "conformer-base": 172_633_984,
-    "w2v-bert-2.0": 580_493_056,
+    "w2v-bert-2.0": 580_493_120,
 }
 SIZES = {
     ("x-vector", "fbank-80"): 4_617_620,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -73,8 +72,11 @@ class FbankFrontend(nn.Module):
         self.freq_mask_bins = freq_mask_bins
 
     def options(self) -> dict[str, Any]:
-        """Return constructor options that rebuild this frontend."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        """Return constructor options that rebuild this frontend.
+
+        Those that say what is drawn in training are not among them.
+        """
+        return {"num_mel_bins": self.num_mel_bins, "window": self.window, "cmn": self.cmn}
 
     def freeze(self, frozen: bool = True) -> None:
         """Draw no dither and no masks, whatever ``train`` says; there are no weights."""

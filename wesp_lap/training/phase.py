@@ -143,12 +143,25 @@ def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
         frontend = Section(settings.frontend.name, {**kept, **changes})
     model = SpeakerModel(ModelSettings(frontend, settings.backend))
     _agree_on_adapters(model, saved, source)
+    _agree_on_features(model, saved, source)
     ours = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     theirs = {name: tuple(t.shape) for name, t in saved.state_dict().items()}
     if ours != theirs:
         raise ConfigError(f"frontend: these settings build another model than {source} holds")
     model.load_state_dict(saved.state_dict())
     return model
+
+
+def _agree_on_features(model: SpeakerModel, saved: SpeakerModel, source: Path) -> None:
+    """Refuse options that change what the weights hear, such as the window of a filterbank."""
+    ours, theirs = model.frontend.options(), saved.frontend.options()
+    faults = [
+        f"frontend.{name}: {ours.get(name)} here, {theirs.get(name)} in {source}"
+        for name in sorted({*ours, *theirs} - {"config", "lora"})
+        if ours.get(name) != theirs.get(name)
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
 
 
 def _agree_on_adapters(model: SpeakerModel, saved: SpeakerModel, source: Path) -> None:
