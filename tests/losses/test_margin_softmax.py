@@ -153,7 +153,7 @@ def test_is_computed_in_float32_under_autocast(batch):
     loss = AamSoftmax(8, 10)
     with torch.autocast("cpu", torch.bfloat16):
         output = loss(x.bfloat16(), labels, 0.3, 0.06)
-    assert output.loss.dtype == output.cosine.dtype == torch.float32
+    assert output.loss.dtype == output.scores.dtype == torch.float32
 
 
 def test_margin_makes_the_target_harder_and_accuracy_ignores_it(batch):
@@ -161,7 +161,7 @@ def test_margin_makes_the_target_harder_and_accuracy_ignores_it(batch):
     loss = AamSoftmax(8, 10)
     plain, hard = loss(x, labels, 0.0), loss(x, labels, 0.3)
     assert hard.loss > plain.loss
-    assert torch.equal(hard.cosine, plain.cosine)
+    assert torch.equal(hard.scores, plain.scores)
 
 
 def test_wrong_options_are_named():

@@ -6,6 +6,11 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from wesp_lap.losses.margin_softmax import AamSoftmax
+from wesp_lap.losses.margin_softmax import AamSoftmax, AmSoftmax
+from wesp_lap.losses.softmax import Softmax
 
-LOSSES: Mapping[str, Callable[..., nn.Module]] = {"aam": AamSoftmax}
+LOSSES: Mapping[str, Callable[..., nn.Module]] = {
+    "aam": AamSoftmax,
+    "am": AmSoftmax,
+    "softmax": Softmax,
+}

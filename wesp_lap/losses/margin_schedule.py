@@ -16,6 +16,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
     "log": lambda u: 1 - math.log(0.005 + 0.995 * u) / math.log(0.005),
     "exp": lambda u: (math.exp(0.1 + 4.9 * u) - math.exp(0.1)) / (math.exp(5) - math.exp(0.1)),
     "cos": lambda u: (1 - math.cos(math.pi * u)) / 2,
+    "wespeaker": lambda u: 1 - math.exp(u * math.log(1e-3)),
 }
 
 
@@ -24,11 +25,13 @@ class MarginSettings:
     """How margin and penalty grow over training.
 
     Args:
-        final: Margin m in radians at the end of the ramp.
+        final: Margin at the end of the ramp: radians in AAM-Softmax, a difference of cosines in
+            AM-Softmax, without effect in plain softmax.
         initial: Margin before the ramp.
         ramp_epochs: Length of the ramp; 0 holds ``final`` from the first step.
         start_epoch: Epochs before the ramp begins.
-        shape: Form of the ramp.
+        shape: Form of the ramp. It reaches ``final`` in its last step; "wespeaker" in the step
+            after that, from 99.9 % of the way.
         penalty: Inter-TopK penalty m' in radians that belongs to ``penalty_ref``.
         penalty_ref: The margin at which ``penalty`` is reached; ``final`` when null (LAP),
             0.2 in WeSpeaker.
@@ -38,7 +41,7 @@ class MarginSettings:
     initial: float = 0.0
     ramp_epochs: float = 20.0
     start_epoch: float = 0.0
-    shape: Literal["log", "exp", "cos", "linear"] = "log"
+    shape: Literal["log", "exp", "cos", "linear", "wespeaker"] = "log"
     penalty: float = 0.06
     penalty_ref: float | None = None
 
@@ -51,14 +54,15 @@ class MarginSettings:
             raise ValueError(f"penalty_ref must be positive, got {self.penalty_ref}")
 
     def margin(self, step: int, steps_per_epoch: int) -> float:
-        """Return the margin in radians at a step counted from 0 over the whole phase."""
-        ramp = round(self.ramp_epochs * steps_per_epoch)
+        """Return the margin at a step counted from 0 over the whole phase."""
+        steps = round(self.ramp_epochs * steps_per_epoch)
+        last = steps if self.shape == "wespeaker" else steps - 1
         done = step - round(self.start_epoch * steps_per_epoch)
         if done < 0:
             return self.initial
-        if done >= ramp - 1:
+        if done >= last:
             return self.final
-        return self.initial + (self.final - self.initial) * _SHAPES[self.shape](done / (ramp - 1))
+        return self.initial + (self.final - self.initial) * _SHAPES[self.shape](done / last)
 
     def penalty_for(self, margin: float) -> float:
         """Return the Inter-TopK penalty in radians that goes with a margin."""

@@ -16,7 +16,7 @@ from wesp_lap.data.crops import Batch
 from wesp_lap.data.stream import SampleStream
 from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import get_logger
-from wesp_lap.losses.margin_softmax import LossOutput
+from wesp_lap.losses.output import LossOutput
 from wesp_lap.seeding import generator
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
 from wesp_lap.training.distributed import Process
@@ -98,7 +98,7 @@ class Trainer:
         done = epoch * self._steps_per_epoch + step
         margin = settings.margin.margin(done, self._steps_per_epoch)
         penalty = settings.margin.penalty_for(margin)
-        lr = self._lr_schedule.lr(done, self._total_steps)
+        lr = self._lr_schedule.lr(done, self._total_steps, self._steps_per_epoch)
         optimizer = self._phase.optimizer
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
@@ -134,7 +134,7 @@ class Trainer:
                     output = self._network(wave, label, margin, penalty)
                 self._phase.scaler.scale(output.loss * share).backward()
             total += output.loss.detach() * share
-            hits = output.cosine.detach().argmax(dim=1) == label
+            hits = output.scores.detach().argmax(dim=1) == label
             correct += share * hits.float().mean()
         return total, correct
 
