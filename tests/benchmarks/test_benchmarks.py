@@ -13,6 +13,7 @@ SMALL = {
     "stream": ["--utterances", "80", "--rounds", "1", "--formats", "flac"],
     "packing": ["--utterances", "12", "--rounds", "1"],
     "extraction": ["--utterances", "4", "--rounds", "1"],
+    "frontends": ["--model", "small", "--seconds", "1", "--rounds", "1"],
     "scoring": ["--scale", "0.01", "--rounds", "1", "--loop_trials", "50"],
     "plda": ["--utterances", "200", "--speakers", "20", "--dim", "8", "--rounds", "1"],
 }
