@@ -1,5 +1,6 @@
 """Learning rates against worked values, closed forms and torch's own schedulers."""
 
+import itertools
 import math
 
 import pytest
@@ -139,7 +140,7 @@ def test_tri_stage_rises_holds_and_falls():
     assert got[50] == pytest.approx((5e-6 + 5e-5) / 2)
     assert got[100:500] == [5e-5] * 400
     assert got[750] == pytest.approx(math.sqrt(5e-6 * 5e-5))  # half way on a logarithmic scale
-    falls = [b / a for a, b in zip(got[500:-1], got[501:], strict=True)]
+    falls = [b / a for a, b in itertools.pairwise(got[500:])]
     assert falls == pytest.approx([0.1 ** (1 / 500)] * 499)
     assert TriStage(5e-5).lr(1000, 1000, 1) == pytest.approx(5e-6)
 
@@ -168,13 +169,13 @@ def test_triangular_equals_torch_triangular2():
 def test_a_rate_depends_on_the_step_alone(name):
     """Asked in any order and by any copy of the schedule, never negative, for short phases too."""
     needed = {"constant": ["lr"], "step": ["initial_lr"], "exponential": ["initial_lr", "final_lr"]}
-    options = {key: 1e-3 for key in needed.get(name, ["max_lr"])}
-    make = lambda: build(LR_SCHEDULES, Section(name, options), "lr_schedule")  # noqa: E731
-    schedule = make()
+    section = Section(name, dict.fromkeys(needed.get(name, ["max_lr"]), 1e-3))
+    schedule = build(LR_SCHEDULES, section, "lr_schedule")
     for total, per_epoch in ((1, 1), (2, 1), (3, 3), (60, 20)):
         forward = values(schedule, total, per_epoch)
         assert all(math.isfinite(lr) and lr >= 0 for lr in forward)
-        backward = [make().lr(step, total, per_epoch) for step in reversed(range(total))]
+        other = build(LR_SCHEDULES, section, "lr_schedule")
+        backward = [other.lr(step, total, per_epoch) for step in reversed(range(total))]
         assert forward == backward[::-1]
 
 

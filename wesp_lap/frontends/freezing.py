@@ -37,6 +37,20 @@ def parts_below(family: Family, model: Any, boundary: Boundary | None) -> list[P
     return [*(part for parts in before.values() for part in parts), *layers[:boundary]]
 
 
+def parameter_layers(family: Family, model: Any) -> dict[nn.Parameter, int]:
+    """Return the layer of each parameter, from 1 to L.
+
+    What comes before the layers is 0, and what follows them belongs to the last one.
+    """
+    layers = family.layers(model)
+    found = dict.fromkeys(model.parameters(), len(layers))
+    for part in (part for parts in family.before_layers(model).values() for part in parts):
+        found |= dict.fromkeys(part.parameters() if isinstance(part, nn.Module) else [part], 0)
+    for number, layer in enumerate(layers, start=1):
+        found |= dict.fromkeys(layer.parameters(), number)
+    return found
+
+
 def drop_layers_above(family: Family, model: Any, keep: int) -> None:
     """Remove all layers but the first ones.
 

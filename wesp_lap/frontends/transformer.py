@@ -185,6 +185,10 @@ class TransformerFrontend(nn.Module):
                 names |= {name for name, _ in module.named_buffers(prefix, recurse=False)}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
+    def parameter_layers(self) -> dict[nn.Parameter, int]:
+        """Return the layer of each parameter, from 1 to L; 0 for what comes before the layers."""
+        return freezing.parameter_layers(self._family, self.model)
+
     def output_lengths(self, samples: int) -> int:
         """Return the number of frames T for a number of samples."""
         frames = self._family.output_lengths(self.model.config, samples)

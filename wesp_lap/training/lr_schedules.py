@@ -224,7 +224,7 @@ class OneCycle:
         between = _cosine if self.anneal == "cos" else _line
         first = self.max_lr / self.div_factor
         top, end = self.warmup_ratio * total_steps - 1, total_steps - 1
-        if 0 < top and step <= top:
+        if top > 0 and step <= top:
             return between(first, self.max_lr, step / top)
         part = min((step - top) / (end - top), 1)
         return between(self.max_lr, first / self.final_div_factor, part)

@@ -30,7 +30,9 @@ from wesp_lap.training.checkpoint import (
     read_speakers,
     restore,
 )
+from wesp_lap.training.groups import parameter_groups, warn_of_untrained
 from wesp_lap.training.optimizers import OPTIMIZERS
+from wesp_lap.training.pull import Pull, begin_pull, resume_pull
 from wesp_lap.training.settings import TrainSettings
 
 
@@ -78,6 +80,24 @@ def open_phase(
     classifier = _classifier(settings, model, copies * len(speakers))
     optimizer = _optimizer(settings, model, classifier, device)
     return Phase(model, classifier, speakers, optimizer, scaler, Moment(0))
+
+
+def open_pull(settings: TrainSettings, phase: Phase, exp_dir: Path, writes: bool) -> Pull | None:
+    """Return what pulls the frontend back, if the settings say so; see wesp_lap.training.pull.
+
+    Args:
+        settings: Checked settings.
+        phase: Where training is: at the first step, theta_0 is written into ``exp_dir``.
+        exp_dir: Experiment directory.
+        writes: True in the one process that writes files.
+    """
+    weight, frontend = settings.pull.weight, phase.model.frontend
+    if phase.moment != Moment(0):
+        return resume_pull(weight, frontend, exp_dir)
+    before = None
+    if settings.init_from is not None:
+        before = _checkpoint_of(Path(settings.init_from)).parent.parent
+    return begin_pull(weight, frontend, exp_dir, before, writes)
 
 
 def starting_point(settings: TrainSettings) -> str | None:
@@ -211,17 +231,14 @@ def _classifier(settings: TrainSettings, model: SpeakerModel, classes: int) -> n
 def _optimizer(
     settings: TrainSettings, model: SpeakerModel, classifier: nn.Module, device: torch.device
 ) -> Optimizer:
-    """Two groups, frontend and the rest, each with its factor on the scheduled learning rate.
+    """Make the optimizer over the parameter groups of the settings.
 
     Moves both modules to ``device`` first: an optimizer's restored state goes where they are.
     """
     model.to(device)
     classifier.to(device)
     model.frontend.freeze(settings.training.freeze_frontend)
-    frontend = [p for p in model.frontend.parameters() if p.requires_grad]
-    rest = [*model.backend.parameters(), *classifier.parameters()]
-    groups = [{"params": rest, "lr_factor": 1.0}]
-    if frontend:
-        factor = settings.training.frontend_lr_factor
-        groups.append({"params": frontend, "lr_factor": factor})
-    return build(OPTIMIZERS, settings.optimizer, "optimizer", parameters=groups, lr=0.0)
+    groups = parameter_groups(settings.groups, settings.frontend_lr_factor, model, classifier)
+    optimizer = build(OPTIMIZERS, settings.optimizer, "optimizer", parameters=groups, lr=0.0)
+    warn_of_untrained(optimizer, settings.training.epochs)
+    return optimizer

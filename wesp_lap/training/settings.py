@@ -9,10 +9,12 @@ from typing import Any, Literal
 from wesp_lap.coerce import Section, from_mapping
 from wesp_lap.config import apply_overrides, check_section, load_yaml
 from wesp_lap.data.settings import StreamSettings
+from wesp_lap.errors import ConfigError
 from wesp_lap.files import PathLike
 from wesp_lap.losses import LOSSES
 from wesp_lap.losses.margin_schedule import MarginSettings
 from wesp_lap.model import ModelSettings
+from wesp_lap.training.groups import GroupSettings
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.optimizers import OPTIMIZERS
 
@@ -59,6 +61,21 @@ class LoopSettings:
 
 
 @dataclass(frozen=True)
+class PullSettings:
+    """A pull of the frontend towards the weights that its training began with.
+
+    Args:
+        weight: Its share of the loss, relative to the cross-entropy; 0 for none.
+    """
+
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight must not be negative, got {self.weight}")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """All settings of a phase, as its YAML file holds them.
 
@@ -73,6 +90,8 @@ class TrainSettings:
     data: StreamSettings
     margin: MarginSettings = field(default_factory=MarginSettings)
     training: LoopSettings = field(default_factory=LoopSettings)
+    groups: GroupSettings = field(default_factory=GroupSettings)
+    pull: PullSettings = field(default_factory=PullSettings)
     seed: int = 42
     init_from: str | None = None
 
@@ -81,8 +100,18 @@ class TrainSettings:
         """The sections that the model is built from."""
         return ModelSettings(self.frontend, self.backend)
 
+    @property
+    def frontend_lr_factor(self) -> float:
+        """Learning rate of the frontend relative to the schedule's."""
+        factor = self.groups.frontend_lr_factor
+        return self.training.frontend_lr_factor if factor is None else factor
+
     def check(self) -> None:
         """Check the names and options of all sections."""
+        if self.groups.frontend_lr_factor is not None and self.training.frontend_lr_factor != 1:
+            raise ConfigError(
+                "groups.frontend_lr_factor and training.frontend_lr_factor mean the same; give one"
+            )
         self.model.check()
         check_section(LOSSES, self.loss, "loss", ("embed_dim", "num_classes"))
         check_section(OPTIMIZERS, self.optimizer, "optimizer", ("parameters", "lr"))

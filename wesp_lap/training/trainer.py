@@ -20,9 +20,10 @@ from wesp_lap.losses.output import LossOutput
 from wesp_lap.seeding import generator
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
 from wesp_lap.training.distributed import Process
+from wesp_lap.training.groups import drop_early_gradients, set_learning_rates
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.meter import Meter
-from wesp_lap.training.phase import Phase
+from wesp_lap.training.phase import Phase, open_pull
 from wesp_lap.training.settings import TrainSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +71,7 @@ class Trainer:
             )
         self._total_steps = settings.training.epochs * self._steps_per_epoch
         self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
+        self._pull = open_pull(settings, phase, exp_dir, process.is_main)
         self._bad_steps = 0
         self._meter = Meter(exp_dir / "metrics.jsonl", process, settings)
 
@@ -100,13 +102,16 @@ class Trainer:
         penalty = settings.margin.penalty_for(margin)
         lr = self._lr_schedule.lr(done, self._total_steps, self._steps_per_epoch)
         optimizer = self._phase.optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
+        set_learning_rates(optimizer, lr, done / self._steps_per_epoch)
         seed_step(settings.seed, epoch, step, self._process.rank)
         optimizer.zero_grad(set_to_none=True)
         statistics = [(b, b.clone()) for b in self._network.buffers() if b.is_floating_point()]
         loss, correct = self._accumulate(batch, margin, penalty)
-        if self._process.all_true(torch.isfinite(loss) & self._gradient_is_finite(optimizer)):
+        self._phase.scaler.unscale_(optimizer)
+        if self._pull is not None:
+            self._pull.apply(self._process.mean(loss.clone()), self._trained)
+        drop_early_gradients(optimizer, done / self._steps_per_epoch)
+        if self._process.all_true(torch.isfinite(loss) & self._gradient_is_finite()):
             self._phase.scaler.step(optimizer)
             self._phase.scaler.update()
         else:
@@ -138,22 +143,24 @@ class Trainer:
             correct += share * hits.float().mean()
         return total, correct
 
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self._phase.optimizer.param_groups for p in group["params"]]
+
     def _no_sync(self, inside: bool) -> contextlib.AbstractContextManager:
         if inside and isinstance(self._network, DistributedDataParallel):
             return self._network.no_sync()
         return contextlib.nullcontext()
 
-    def _gradient_is_finite(self, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _gradient_is_finite(self) -> Tensor:
         """Clip the gradient and say whether its norm is finite.
 
         Under fp16 the scaler itself leaves out steps whose gradient overflows.
         """
-        scaler = self._phase.scaler
-        scaler.unscale_(optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self._settings.training.grad_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        return torch.isfinite(norm) | torch.tensor(scaler.is_enabled(), device=norm.device)
+        norm = nn.utils.clip_grad_norm_(self._trained, limit)
+        enabled = self._phase.scaler.is_enabled()
+        return torch.isfinite(norm) | torch.tensor(enabled, device=norm.device)
 
     def _skip(self, epoch: int, step: int, batch: Batch) -> None:
         """Leave everything as it was before a step that is not finite; stop when it goes on."""
