@@ -173,3 +173,12 @@ class Mhfa(nn.Module):
 
 
 REFERENCES = {"lap_astp": LapAstp, "superb_astp": SuperbAstp, "mhfa": Mhfa}
+
+
+@torch.no_grad()
+def copy_tensors(source: nn.Module, target: nn.Module) -> None:
+    """Give ``target`` the parameters and buffers of ``source``, a backend of the other kind."""
+    for kind in ("parameters", "buffers"):
+        pairs = zip(getattr(source, kind)(), getattr(target, kind)(), strict=True)
+        for value, place in pairs:
+            place.copy_(value.view_as(place))

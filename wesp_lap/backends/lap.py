@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from wesp_lap.backends.init import xavier_init
-from wesp_lap.backends.lap_kernel import Excitation, Options, pool_layers
+from wesp_lap.backends.lap_kernel import Options, pool_layers
 from wesp_lap.backends.lap_projection import ProjectionParameters
+from wesp_lap.backends.lap_scores import Excitation, activate
 from wesp_lap.backends.pooling import AttentiveStatisticsPooling
 from wesp_lap.backends.state_norm import state_statistics
 
@@ -91,7 +92,6 @@ class LayerAttentivePooling(nn.Module):
             pool=self.pool,
             dtype=_product_type(self.output.weight),
             statistics=None if norm is None else state_statistics(norm, states),
-            keep=self._dropout(states),
         )
         projection = ProjectionParameters(
             weight=None if self.input is None else self.input.weight,
@@ -99,7 +99,7 @@ class LayerAttentivePooling(nn.Module):
             gamma=None if norm is None else norm.weight,
             beta=None if norm is None else norm.bias,
         )
-        return pool_layers(states, self._excitation(), projection, options)
+        return pool_layers(states, self._excitation(), projection, self._dropout(states), options)
 
     def layer_scores(self, states: Sequence[Tensor]) -> LayerScores:
         """Return the projected states and the weight of each layer per frame and head.
@@ -113,7 +113,7 @@ class LayerAttentivePooling(nn.Module):
             x = self.input(x)
         latent = x.unflatten(-1, (self.heads, -1))
         scores = self._excitation().scores(latent.mean(dim=-1), latent.amax(dim=-1))
-        weights = scores.sigmoid() if self.score == "sigmoid" else scores.softmax(dim=0)
+        weights = activate(scores, self.score)
         keep = self._dropout(states)
         return LayerScores(latent, weights if keep is None else weights * keep)
 

@@ -8,18 +8,14 @@ Of a piece, p is kept, with the mean and the maximum of its heads, the channel o
 per channel, the layer that won. With g = dL/dp the backward pass needs y_n no more. Let
 S_n = a_n dL/da_n, added up over the channels of a head. For the maximum it is the sum of g p over
 the channels that layer n won, since p = a_n y_n there; for the sum it is a_n times g'y_n, which
-lap_projection.py takes from the states. The scores get
-
-    dL/de_n = S_n (1 - act(e_n))  for sigmoid,  S_n - act(e_n) sum_m S_m  for softmax,
-
-and a dropped layer has S_n = 0, as it must. SE itself is small; autograd differentiates it. Its
-gradients m_n for the mean and t_n for the maximum of a head of d channels make
+lap_projection.py takes from the states. A dropped layer has S_n = 0, as it must. From S,
+lap_scores.py has the gradients m_n of the mean and t_n of the maximum of a head of d channels, and
 
     dL/dy_n = a_n g  (maximum: where n won)  + m_n / d  + t_n  (in the channel that is largest)
 
-from which lap_projection.py makes the gradients of its parameters and of the states. A training
-step takes two products of the projection's size, three if the states need gradients; autograd on
-the formulas takes as many, and keeps several copies of the projected stack.
+from which lap_projection.py has the gradients of its parameters and of the states. A training step
+takes two products of the projection's size, three if the states need gradients. Autograd on the
+formulas takes as many, but reads and writes the projected stack many times and keeps copies of it.
 """
 
 from __future__ import annotations
@@ -29,37 +25,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from wesp_lap.backends.lap_projection import (
-    Projection,
-    ProjectionGrads,
-    ProjectionParameters,
-)
+from wesp_lap.backends.lap_projection import Projection, ProjectionGrads, ProjectionParameters
+from wesp_lap.backends.lap_scores import Excitation, ScoresAgain, activate
 from wesp_lap.backends.state_norm import Piece, Statistics, pieces
-
-
-class Excitation(NamedTuple):
-    """The squeeze-excitation over layers, of each head: (h, N, N/2), (h, 1, N/2) and back."""
-
-    squeeze_weight: Tensor
-    squeeze_bias: Tensor | None
-    excite_weight: Tensor
-    excite_bias: Tensor | None
-
-    def scores(self, mean: Tensor, top: Tensor) -> Tensor:
-        """Score layers by the mean and the maximum of each head; all are (N, B, T, h)."""
-        return self.branch(mean) + self.branch(top)
-
-    def branch(self, z: Tensor) -> Tensor:
-        """Return what one of the two statistics adds to the scores."""
-        x = z.flatten(1, 2).permute(2, 1, 0)
-        x = torch.bmm(x, self.squeeze_weight.to(z.dtype))
-        x = F.relu(x if self.squeeze_bias is None else x + self.squeeze_bias)
-        x = torch.bmm(x, self.excite_weight.to(x.dtype))
-        x = x if self.excite_bias is None else x + self.excite_bias
-        return x.permute(2, 1, 0).reshape(z.shape)
 
 
 class Options(NamedTuple):
@@ -71,32 +41,54 @@ class Options(NamedTuple):
     dtype: torch.dtype
     """Type of the large products and of the result."""
     statistics: Statistics | None
-    keep: Tensor | None
-    """Dropout: factors of the weights, (N, B, T, h)."""
-
-    def weights(self, scores: Tensor) -> Tensor:
-        """Turn scores (N, ...) into weights of the layers, before dropout."""
-        return scores.sigmoid() if self.score == "sigmoid" else scores.softmax(dim=0)
+    """What the states are normalised with, if they are."""
 
 
 def pool_layers(
     states: Sequence[Tensor],
     excitation: Excitation,
     projection: ProjectionParameters,
+    keep: Tensor | None,
     options: Options,
 ) -> Tensor:
     """Score and pool N states (B, T, D) of any layout to (B, T, D), without output projection.
 
     Statistics, scores and weights are in float32, or in float64 if the parameters are.
+
+    Args:
+        states: The layer states.
+        excitation: Parameters that score.
+        projection: Parameters of batch norm and input projection.
+        keep: Dropout, as factors of the weights, (N, B, T, h).
+        options: Everything else.
     """
     full = torch.promote_types(excitation.squeeze_weight.dtype, torch.float32)
-    parameters: list[Any] = [p if p is None else p.to(full) for p in (*excitation, *projection)]
-    tensors = (*parameters, *states)
+    parameters = [p if p is None else p.to(full) for p in (*excitation, *projection)]
+    tensors = (keep, *parameters, *states)
     with _no_autocast(states[0].device):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             result: Tensor = _PoolLayers.apply(options, *tensors)
             return result
-        return _pool(states, Excitation(*parameters[:4]), _projection(parameters, options), options)
+        return _pool(_Inputs.of(tensors), options)
+
+
+class _Inputs(NamedTuple):
+    keep: Tensor | None
+    excitation: Excitation
+    projection: ProjectionParameters
+    states: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any]) -> _Inputs:
+        """Sort tensors that came in one row."""
+        first = 1 + len(Excitation._fields)
+        second = first + len(ProjectionParameters._fields)
+        return cls(
+            tensors[0],
+            Excitation(*tensors[1:first]),
+            ProjectionParameters(*tensors[first:second]),
+            tensors[second:],
+        )
 
 
 class _Trace(NamedTuple):
@@ -125,10 +117,10 @@ class _Trace(NamedTuple):
 class _PoolLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, *tensors: Any) -> Tensor:
-        parameters, states = tensors[:8], tensors[8:]
-        projection = _projection(parameters, options)
-        trace = _Trace.empty(states, options.heads, projection.full)
-        pooled = _pool(states, Excitation(*parameters[:4]), projection, options, trace)
+        inputs = _Inputs.of(tensors)
+        full = inputs.excitation.squeeze_weight.dtype
+        trace = _Trace.empty(inputs.states, options.heads, full)
+        pooled = _pool(inputs, options, trace)
         ctx.options = options
         ctx.save_for_backward(pooled, *trace, *tensors)
         return pooled
@@ -139,22 +131,18 @@ class _PoolLayers(torch.autograd.Function):
             # once_differentiable would let some second derivatives silently be zero.
             raise RuntimeError("layer attentive pooling has no second derivative (create_graph)")
         pooled, *rest = ctx.saved_tensors
-        trace, parameters, states = _Trace(*rest[:4]), rest[4:12], rest[12:]
+        count = len(_Trace._fields)
+        trace, inputs = _Trace(*rest[:count]), _Inputs.of(rest[count:])
         with _no_autocast(grad.device):
-            backward = _Backward(states, parameters, ctx.options, trace)
-            backward.run(pooled, grad)
-            needed = ctx.needs_input_grad[-len(states) :]
-            return None, *backward.parameter_grads, *backward.state_grads(needed)
+            backward = _Backward(inputs, ctx.options, trace)
+            parameter_grads = backward.parameter_grads(pooled, grad)
+            needed = ctx.needs_input_grad[-len(inputs.states) :]
+            return None, None, *parameter_grads, *backward.state_grads(needed)
 
 
-def _pool(
-    states: Sequence[Tensor],
-    excitation: Excitation,
-    projection: Projection,
-    options: Options,
-    trace: _Trace | None = None,
-) -> Tensor:
+def _pool(inputs: _Inputs, options: Options, trace: _Trace | None = None) -> Tensor:
     """Pool piece by piece; leave in ``trace`` what the backward pass needs."""
+    states, projection = inputs.states, _projection(inputs, options)
     pooled = states[0].new_empty(states[0].shape, dtype=options.dtype)
     for piece in pieces(states):
         where = (slice(None), *piece)
@@ -165,9 +153,9 @@ def _pool(
         else:
             top, largest = latent.max(dim=-1)
             trace.mean[where], trace.top[where], trace.largest[where] = mean, top, largest
-        weights = options.weights(excitation.scores(mean, top))
-        if options.keep is not None:
-            weights = weights * options.keep[where]
+        weights = activate(inputs.excitation.scores(mean, top), options.score)
+        if inputs.keep is not None:
+            weights = weights * inputs.keep[where]
         weighted = latent.mul_(weights.unsqueeze(-1)).flatten(-2)
         joined = weighted.amax(dim=0) if options.pool == "max" else weighted.sum(dim=0)
         pooled[piece] = joined
@@ -177,29 +165,25 @@ def _pool(
 
 
 class _Backward:
-    """One backward pass: ``run``, then the gradients of parameters and states."""
+    """One backward pass: first the gradients of the parameters, then those of the states."""
 
-    def __init__(
-        self,
-        states: Sequence[Tensor],
-        parameters: Sequence[Any],
-        options: Options,
-        trace: _Trace,
-    ) -> None:
-        self._states, self._options, self._trace = states, options, trace
-        self._excitation = Excitation(*parameters[:4])
-        self._projection = _projection(parameters, options)
-        self._projection_grads = ProjectionGrads(self._projection, states[0])
-        self.parameter_grads: list[Tensor | None] = []
+    def __init__(self, inputs: _Inputs, options: Options, trace: _Trace) -> None:
+        self._states, self._options, self._trace = inputs.states, options, trace
+        self._projection = _projection(inputs, options)
+        self._projection_grads = ProjectionGrads(self._projection, inputs.states[0])
+        self._scores = ScoresAgain(inputs.excitation, trace.mean, trace.top, options.score)
+        activation = self._scores.activation
+        self._weights = activation if inputs.keep is None else activation * inputs.keep
 
-    def run(self, pooled: Tensor, grad: Tensor) -> None:
-        """Take the gradient (B, T, D) of the pooled layers to the parameters."""
+    def parameter_grads(self, pooled: Tensor, grad: Tensor) -> list[Tensor | None]:
+        """Return the gradients of excitation and projection from that of the result."""
         self._grad = grad.to(self._projection.full)
-        excitation_grads = self._through_scores(pooled)
+        excitation_grads, mean_grad, self._top_grad = self._scores.grads(self._shares(pooled))
+        self._mean_grad = mean_grad * (self._options.heads / pooled.shape[-1])
         for piece in pieces(self._states):
             x = self._projection.centred(self._states, piece)
             self._projection_grads.add(self._latent_grad(piece), x)
-        self.parameter_grads = [*excitation_grads, *self._projection_grads.of_parameters()]
+        return [*excitation_grads, *self._projection_grads.of_parameters()]
 
     def state_grads(self, needed: Sequence[bool]) -> list[Tensor | None]:
         """Return the gradients of those states that need one."""
@@ -223,27 +207,6 @@ class _Backward:
             for n, values in zip(chosen, result, strict=True):
                 grads[n][piece] = values  # type: ignore[index]
         return grads
-
-    def _through_scores(self, pooled: Tensor) -> list[Tensor | None]:
-        """Return the gradients of the excitation; note those of mean and maximum."""
-        inputs = (*self._excitation, self._trace.mean, self._trace.top)
-        with torch.enable_grad():
-            leaves = [t if t is None else t.detach().requires_grad_() for t in inputs]
-            scores = Excitation(*leaves[:4]).scores(*leaves[4:])  # type: ignore[arg-type]
-        activation = self._options.weights(scores.detach())
-        keep = self._options.keep
-        self._weights = activation if keep is None else activation * keep
-        shares = self._shares(pooled)
-        if self._options.score == "sigmoid":
-            scores_grad = shares * (1 - activation)
-        else:
-            scores_grad = shares - activation * shares.sum(dim=0)
-        wanted = [leaf for leaf in leaves if leaf is not None]
-        found = iter(torch.autograd.grad(scores, wanted, scores_grad))
-        grads: list[Any] = [None if leaf is None else next(found) for leaf in leaves]
-        channels = pooled.shape[-1] // self._options.heads
-        self._mean_grad, self._top_grad = grads[4] / channels, grads[5]
-        return grads[:4]
 
     def _shares(self, pooled: Tensor) -> Tensor:
         """Return S of the module's docstring, (N, B, T, h)."""
@@ -271,7 +234,7 @@ class _Backward:
         )
         grad = torch.addcmul(mean_grad, spread, weights)
         grad.scatter_add_(-1, largest.long(), top_grad)
-        return grad.flatten(-2).to(self._projection.dtype)
+        return grad.flatten(-2)
 
     def _spread(self, values: Tensor, piece: Piece) -> Tensor:
         """Give each layer (N, rows, frames, D) its part of values (B, T, D)."""
@@ -283,15 +246,9 @@ class _Backward:
         return values.new_zeros(shape).scatter_(0, winner, values.unsqueeze(0))
 
 
-def _projection(parameters: Sequence[Any], options: Options) -> Projection:
-    full = parameters[0].dtype
-    return Projection(
-        ProjectionParameters(*parameters[4:8]),
-        options.statistics,
-        options.heads,
-        options.dtype,
-        full,
-    )
+def _projection(inputs: _Inputs, options: Options) -> Projection:
+    full = inputs.excitation.squeeze_weight.dtype
+    return Projection(inputs.projection, options.statistics, options.heads, options.dtype, full)
 
 
 def _first_equal(stack: Tensor, values: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Projection:
     def back(self, grad: Tensor) -> Tensor:
         """Multiply gradients of y, (..., D), by A'."""
         if self.matrix is not None:
-            return (grad.flatten(0, -2) @ self.matrix).view_as(grad)
+            return (grad.flatten(0, -2).to(self.dtype) @ self.matrix).view_as(grad)
         return grad if self.scale is None else grad * self.scale
 
     def products_by_head(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -129,13 +129,13 @@ class ProjectionGrads:
     def add(self, grad: Tensor, x: Tensor) -> None:
         """Add dy and centred states of a piece, both (N, rows, frames, D)."""
         grad, x = grad.flatten(0, -2), x.flatten(0, -2)
-        self._offset += grad.sum(dim=0, dtype=self._offset.dtype)
+        self._offset += grad.sum(dim=0)
         if self._projection.matrix is None:
             self._matrix += (grad * x).sum(dim=0)
-        elif grad.dtype == self._matrix.dtype:
+        elif grad.dtype == x.dtype:
             self._matrix.addmm_(grad.T, x)
         else:
-            self._matrix += grad.T @ x
+            self._matrix += grad.to(x.dtype).T @ x
 
     def of_parameters(self) -> ProjectionParameters:
         """Return the gradients of W, b, gamma and beta."""

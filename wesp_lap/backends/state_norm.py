@@ -16,7 +16,7 @@ Piece = tuple[slice, slice]
 # Elements of a piece of all states. On a CPU a piece shall stay in the cache; other devices want
 # enough of them to be busy.
 _PIECE_ON_CPU = 1 << 20
-_PIECE_ELSEWHERE = 1 << 25
+_PIECE_ELSEWHERE = 1 << 26
 
 
 @dataclass(frozen=True)
