@@ -1,6 +1,7 @@
 """The margin ramp against worked values."""
 
 import itertools
+import math
 
 import pytest
 
@@ -40,8 +41,50 @@ def test_every_shape_rises_from_initial_to_final(shape):
     assert all(a <= b for a, b in itertools.pairwise(values))
 
 
-def test_without_a_ramp_the_margin_is_final_from_the_start():
-    assert MarginSettings(final=0.5, ramp_epochs=0).margin(0, 100) == 0.5
+def wespeaker_margin(step, per_epoch, first, last, initial, final):
+    """MarginScheduler of WeSpeaker, whose epochs are counted from 1."""
+    start, end = (first - 1) * per_epoch, (last - 1) * per_epoch
+    if step >= end:
+        return final
+    if step < start:
+        return initial
+    ratio = 1.0 - math.exp((step - start) / (end - start) * math.log(1e-3 / (1.0 + 1e-6)))
+    return initial + (final - initial) * ratio
+
+
+def test_ramp_of_wespeaker_between_epochs_20_and_40():
+    settings = MarginSettings(final=0.2, start_epoch=19, ramp_epochs=20, shape="wespeaker")
+    steps = range(50 * 7)
+    expected = [wespeaker_margin(step, 7, 20, 40, 0.0, 0.2) for step in steps]
+    got = [settings.margin(step, 7) for step in steps]
+    assert got == pytest.approx(expected, abs=1e-7)
+    assert got[19 * 7 - 1] == 0 and got[19 * 7 + 1] > 0
+    assert got[39 * 7 - 1] < 0.2 == got[39 * 7]
+
+
+def test_the_margin_depends_on_the_step_alone():
+    settings = MarginSettings(ramp_epochs=2, start_epoch=1)
+    forward = [settings.margin(step, 5) for step in range(30)]
+    assert [settings.margin(step, 5) for step in reversed(range(30))] == forward[::-1]
+
+
+@pytest.mark.parametrize("shape", ["log", "exp", "cos", "linear", "wespeaker"])
+def test_without_a_ramp_the_margin_is_final_from_the_start(shape):
+    assert MarginSettings(final=0.5, ramp_epochs=0, shape=shape).margin(0, 100) == 0.5
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"final": -0.1}, "must not be negative"),
+        ({"ramp_epochs": -1.0}, "must not be negative"),
+        ({"final": 0.0}, "needs a penalty_ref"),
+        ({"penalty_ref": 0.0}, "penalty_ref must be positive"),
+    ],
+)
+def test_impossible_margins_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MarginSettings(**options)
 
 
 def test_penalty_follows_the_margin():
