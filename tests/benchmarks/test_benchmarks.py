@@ -10,6 +10,7 @@ import pytest
 from helpers import ROOT
 
 SMALL = {
+    "backends": ["--rounds", "1", "--batch", "2", "--frames", "30", "--layers", "3", "--dim", "96"],
     "stream": ["--utterances", "80", "--rounds", "1", "--formats", "flac"],
     "packing": ["--utterances", "12", "--rounds", "1"],
     "extraction": ["--utterances", "4", "--rounds", "1"],
@@ -21,7 +22,7 @@ LAST_WORDS = {"stream": "resume_seconds", "packing": "ratio"}
 
 
 def test_all_benchmarks_are_here():
-    parts = {"corpus", "peer", "scoring_inputs"}
+    parts = {"corpus", "peer", "reference_backends", "scoring_inputs"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == SMALL.keys() | parts
 
 
