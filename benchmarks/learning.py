@@ -1,10 +1,12 @@
 """How well backends learn: error rates on real speech over several seeds, all else equal.
 
     python benchmarks/learning.py --train DIR --eval DIR --trials LIST --out DIR
-        [--musan DIR --rirs DIR] [--backends lap_astp,mhfa] [--seeds 1,2,3] [--joint_epochs 10]
+        [--musan DIR --rirs DIR] [--start_from MODEL] [--phases frozen,joint] [--joint_epochs 8]
+        [--max_lr 1e-3] [--backends lap_astp,mhfa] [--seeds 1,2,3]
 
-DIR are Kaldi data directories. Every backend is trained with the frontend and the three phases of
-egs/mini/conf, from random weights, with a joint phase of --joint_epochs; seeds change initial
+DIR are Kaldi data directories. Every backend is trained with the small frontend and the phases of
+egs/mini/conf. The frontend starts with random weights or, with --start_from, with those of a SpeakerModel directory, so that backends
+are compared as they are used, on a frontend that has learnt something. Seeds change initial
 weights, crops, augmentation and dropout. Scores are cosines after the mean of the training set is
 subtracted. Printed are, for each backend, the EER of each seed with its 95 % interval over the
 speakers of the list, and mean and 95 % interval (Student's t) over the seeds.
@@ -28,7 +30,6 @@ import scipy.stats
 from wesp_lap.model import SpeakerModel
 
 ROOT = Path(__file__).resolve().parents[1]
-PHASES = ("frozen", "joint", "large_margin")
 BACKENDS = {
     "lap_astp": {"heads": 4, "pooled_dim": 128},
     "superb_astp": {},
@@ -50,7 +51,8 @@ def main() -> None:
             result = _run(options, out, folder, backend, seed)
             rates.setdefault(backend, []).append(result)
             print(f"# {backend} seed {seed}: {_interval(result)}", file=sys.stderr, flush=True)
-    print(f"EER % on {options.trials}; joint phase of {options.joint_epochs} epochs\n")
+    start = f"frontend of {options.start_from}" if options.start_from else "random frontend"
+    print(f"EER % on {options.trials}; {start}; joint phase of {options.joint_epochs} epochs\n")
     seeds = "".join(f"{f'seed {seed}':>20}" for seed in options.seeds)
     print(f"{'backend':14}{'parameters':>12}{'train s':>9}{seeds}{'mean over seeds':>24}")
     for backend, results in rates.items():
@@ -74,7 +76,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2, 3]
     )
-    parser.add_argument("--joint_epochs", type=int, default=10)
+    parser.add_argument("--start_from", help="SpeakerModel directory whose frontend all start with")
+    parser.add_argument("--phases", type=lambda text: text.split(","), default=["frozen", "joint"])
+    parser.add_argument("--joint_epochs", type=int, default=8)
+    parser.add_argument("--max_lr", type=float, default=1e-3, help="peak of the joint phase")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     unknown = set(options.backends) - BACKENDS.keys()
@@ -96,6 +101,9 @@ def _prepare(options: argparse.Namespace, out: Path) -> None:
     if options.musan:
         noises = ("--musan", options.musan, "--rirs", options.rirs)
         _command("make_noise_bank", "--out", out / "noise_bank", *noises)
+    if options.start_from:
+        model = SpeakerModel.from_pretrained(options.start_from)
+        model.frontend.model.save_pretrained(out / "frontend")
 
 
 def _run(
@@ -118,14 +126,17 @@ def _train(options: argparse.Namespace, out: Path, folder: Path, backend: str, s
         words += ["--data.noise_bank", out / "noise_bank"]
     else:
         words += ["--data.augment.noise_prob", 0]
+    if options.start_from:
+        words += ["--frontend.config", "null", "--frontend.weights", out / "frontend"]
     started = time.perf_counter()
-    for number, phase in enumerate(PHASES):
+    for number, phase in enumerate(options.phases):
         more: list[object] = ["--seed", 100 * seed + number]
         if number:
-            more += ["--init_from", folder / PHASES[number - 1]]
+            more += ["--init_from", folder / options.phases[number - 1]]
         if phase == "joint":
             more += ["--training.epochs", options.joint_epochs]
             more += ["--margin.ramp_epochs", options.joint_epochs / 2]
+            more += ["--lr_schedule.max_lr", options.max_lr]
         config = ROOT / "egs/mini/conf" / f"{phase}.yaml"
         _command(
             *("train", "--config", config, "--exp_dir", folder / phase, *words, *more),
@@ -136,7 +147,7 @@ def _train(options: argparse.Namespace, out: Path, folder: Path, backend: str, s
 
 def _evaluate(options: argparse.Namespace, out: Path, folder: Path) -> dict[str, object]:
     model = folder / "model"
-    _command("average_model", "--exp_dir", folder / PHASES[-1], "--out", model, "--num", 2)
+    _command("average_model", "--exp_dir", folder / options.phases[-1], "--out", model, "--num", 2)
     for name in ("train", "eval"):
         words = ("--model", model, "--data", out / "data" / name, "--nj", options.threads)
         _command("extract", *words, "--out", folder / name)
