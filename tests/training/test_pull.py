@@ -95,6 +95,8 @@ def test_the_pull_alone_leads_straight_back(net):
     parameters = dict(net.frontend.named_parameters())
     pull = Pull(1.0, parameters, start)
     total = pull.distance().item()
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     pull.apply(torch.tensor(1.0), net.parameters())
     for name, parameter in parameters.items():
         away = parameter.detach() - start[name]
