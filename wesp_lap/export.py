@@ -49,8 +49,7 @@ def export_package(
     raise_problems("nothing to export", lost)
     (target / MANIFEST_FILE).unlink(missing_ok=True)
     model = SpeakerModel.from_pretrained(model_dir)
-    if merge := getattr(model.frontend, "merge_lora", None):
-        merge()
+    model.merge_lora()
     table = Path(results).read_text(encoding="utf-8")
     model.save_pretrained(target, model.model_card(_results_section(table)))
     with atomic_write(target / MEAN_FILE, "wb") as stream:

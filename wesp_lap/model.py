@@ -119,6 +119,12 @@ class SpeakerModel(nn.Module):
             ]
         )
 
+    def merge_lora(self) -> None:
+        """Add the low-rank adapters of the frontend, if it has any, to the weights they stand on."""
+        merge = getattr(self.frontend, "merge_lora", None)
+        if merge is not None:
+            merge()
+
     def settings(self) -> ModelSettings:
         """Return settings that rebuild this model without the frontend's original weights."""
         frontend = Section(self._frontend_name, self.frontend.options())

@@ -71,7 +71,7 @@ def alone(model, waves, lengths):
 def assert_same(batched, single):
     assert torch.isfinite(single).all()
     assert torch.cosine_similarity(batched.double(), single.double()).min() > 1 - 1e-8
-    assert (batched - single).abs().max() < 1e-5 * single.abs().max()
+    assert (batched - single).abs().max() < 3e-5 * single.abs().max()
 
 
 @pytest.mark.parametrize("normalize_wav", [False, True], ids=["as-read", "normalised"])

@@ -9,6 +9,7 @@ from wesp_lap.coerce import from_mapping
 from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.model import ModelSettings, SpeakerModel
 from wesp_lap.tensors import load_tensors
+from wesp_lap.training.average import average_models
 from wesp_lap.training.run import train
 
 LORA = {"rank": 2, "alpha": 4.0}
@@ -68,6 +69,21 @@ def test_the_next_phase_merges_them_and_trains_everything(adapted, make_settings
         weights(tmp_path / "joint", 0), weights(tmp_path / "joint", 2)
     )
     assert still == {"frontend.model.masked_spec_embed"}
+
+
+def test_the_average_is_that_of_the_merged_weights(adapted):
+    folders = [checkpoint(adapted, epoch) for epoch in (1, 2)]
+    merged = []
+    for folder in folders:
+        model = SpeakerModel.from_pretrained(folder)
+        model.merge_lora()
+        merged.append(model.state_dict())
+    average = average_models(folders).state_dict()
+    assert average.keys() == merged[0].keys()
+    assert not any("lora" in name for name in average)
+    for name, tensor in average.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, (merged[0][name] + merged[1][name]) / 2)
 
 
 def test_the_next_phase_goes_on_with_them(adapted, make_settings, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from wesp_lap.errors import DataError, raise_problems
 from wesp_lap.files import PathLike
 from wesp_lap.model import SpeakerModel
-from wesp_lap.tensors import fit_module, load_tensors
+from wesp_lap.tensors import fit_module
 from wesp_lap.training.checkpoint import CheckpointFolder, damage
 
 
@@ -35,12 +35,17 @@ def last_epochs(exp_dir: PathLike, num: int) -> list[Path]:
 def average_models(folders: Sequence[Path]) -> SpeakerModel:
     """Average the weights of SpeakerModel directories of one architecture.
 
-    Floating-point tensors are averaged in float64; counters are taken from the last one.
+    Floating-point tensors are averaged in float64; counters are taken from the last one. Adapters
+    in the frontend are merged into its weights before: the mean of products is not the product of
+    means.
     """
     if not folders:
         raise DataError("there is no checkpoint to average")
-    parts = [load_tensors(folder / "model.safetensors") for folder in folders]
-    model = SpeakerModel.from_pretrained(folders[-1])
+    parts = []
+    for folder in folders:
+        model = SpeakerModel.from_pretrained(folder)
+        model.merge_lora()
+        parts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     for part, folder in zip(parts, folders, strict=True):
         fit_module(model, part, str(folder))
     mean = {

@@ -192,7 +192,7 @@ def _agree_on_adapters(model: SpeakerModel, saved: SpeakerModel, source: Path) -
         return
     if wanted is None:
         get_logger().info("adapters of %s are merged into its weights", source)
-        frontend.merge_lora()
+        saved.merge_lora()
     elif trained is None:
         frontend.add_lora(wanted)
     elif replace(wanted, dropout=trained.dropout) != trained:
