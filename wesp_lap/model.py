@@ -120,7 +120,7 @@ class SpeakerModel(nn.Module):
         )
 
     def merge_lora(self) -> None:
-        """Add the low-rank adapters of the frontend, if it has any, to the weights they stand on."""
+        """Add the frontend's low-rank adapters, if any, to the weights they stand on."""
         merge = getattr(self.frontend, "merge_lora", None)
         if merge is not None:
             merge()
