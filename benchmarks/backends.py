@@ -3,16 +3,17 @@
     python benchmarks/backends.py [--device cuda] [--dtype bf16] [--only joint] [--backends mhfa]
 
 The plain versions (reference_backends.py) are one module per step, as the papers' formulas stand;
-they exist for lap_astp, superb_astp and mhfa, the other backends are measured alone. First the two
-are compared in float64 at a small size: embeddings, all gradients, running statistics. Then a
+they exist for lap_astp, superb_astp and mhfa, the other backends are measured alone. LAP has two,
+the second with its stack of states in channels-last memory, the fastest layout. First all are
+compared in float64 at a small size: embeddings, all gradients, running statistics. Then a
 training step of each is timed in turn, round after round, on states that need no gradient (frozen
 frontend) and on states that do (joint training). Printed are medians.
 
 seconds is time on the clock (on a GPU between events), cpu processor time, which a busy machine
 changes less. memory is the peak above the states and the weights, gradients included: on a GPU what
 was allocated; on Linux the peak of the resident set (VmHWM, reset before the step) of a process of
-its own, in its second step, above what was resident before it. The factors say how many times
-faster the code is than the plain one, and what part of its memory it takes.
+its own, in its second step, above what was resident before it. The factors beside a plain version
+say how many times faster wesp_lap is, and what part of the memory it takes.
 
 The floor of LAP is the products with its input projection: 2 D^2 N B T operations each, one
 forward, one for the gradient of the weights, one more for those of the states.
@@ -94,13 +95,20 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _build(name: str, code: str, options: argparse.Namespace, **changes: object) -> nn.Module:
-    """Build a backend; both codes with the same weights."""
+def _codes(name: str) -> list[str]:
+    plain = ["plain"] if name in reference_backends.REFERENCES else []
+    return [*plain, *(["plain ch.last"] if name == "lap_astp" else []), "wesp_lap"]
+
+
+def _build(name: str, code: str, options: argparse.Namespace, **changes: Any) -> nn.Module:
+    """Build a backend; all codes with the same weights."""
     torch.manual_seed(0)
     changes = {"heads": options.heads, **changes} if name == "lap_astp" else changes
     ours = BACKENDS[name](options.layers, options.dim, **changes)
     if code == "wesp_lap":
         return ours
+    if code == "plain ch.last":
+        changes["channels_last"] = True
     plain = reference_backends.REFERENCES[name](options.layers, options.dim, **changes)
     reference_backends.copy_tensors(ours, plain)
     return plain
@@ -116,25 +124,26 @@ def _make_states(joint: bool, options: argparse.Namespace, **kind: Any) -> list[
 
 
 def _largest_difference(name: str) -> float:
-    """Train both codes for a step in float64; return the largest difference of any number."""
+    """Train all codes for a step in float64; return the largest difference of any number."""
     small = argparse.Namespace(batch=8, frames=7, layers=5, dim=24, heads=4)
-    off = {"mhfa": (), "superb_astp": ("frame_dropout",)}
-    changes: dict[str, object] = dict.fromkeys(
-        off.get(name, ("frame_dropout", "score_dropout")), 0.0
-    )
+    options = {"lap_astp": ("frame_dropout", "score_dropout"), "superb_astp": ("frame_dropout",)}
+    off = dict.fromkeys(options.get(name, ()), 0.0)
     results = []
-    for code in ("plain", "wesp_lap"):
-        module = _build(name, code, small, **changes).double()
+    for code in _codes(name):
+        module = _build(name, code, small, **off).double()
         states = _make_states(True, small, dtype=torch.float64)
         embeddings = module(states)
         outer = torch.linspace(-1, 1, embeddings.numel(), dtype=torch.float64)
         embeddings.backward(outer.view_as(embeddings))
         grads = [t.grad for t in (*states, *module.parameters())]
         results.append([t.flatten() for t in (embeddings, *grads, *module.buffers())])
-    plain, ours = results
-    largest = max((a - b).abs().max().item() for a, b in zip(plain, ours, strict=True))
+    largest = max(
+        (a - b).abs().max().item()
+        for plain in results[:-1]
+        for a, b in zip(plain, results[-1], strict=True)
+    )
     if not largest < _TOLERANCE:
-        raise SystemExit(f"{name}: the two codes differ by {largest}")
+        raise SystemExit(f"{name}: the codes differ by {largest}")
     return largest
 
 
@@ -157,7 +166,7 @@ class Step:
 
 
 def _compare(name: str, states: str, options: argparse.Namespace) -> None:
-    codes = ["plain", "wesp_lap"] if name in reference_backends.REFERENCES else ["wesp_lap"]
+    codes = _codes(name)
     steps = {code: Step(name, code, states == "joint", options) for code in codes}
     times: dict[str, list[tuple[float, float]]] = {code: [] for code in codes}
     for round_number in range(options.rounds + 1):
@@ -165,16 +174,20 @@ def _compare(name: str, states: str, options: argparse.Namespace) -> None:
             taken = _time(step, options.device)
             if round_number:
                 times[code].append(taken)
-    first: list[float] = []
-    for code, step in steps.items():
-        clock, cpu = (statistics.median(column) for column in zip(*times[code], strict=True))
-        memory = _peak(step, name, code, states, options) / 1e6
-        numbers = [clock, cpu, memory]
-        first = first or numbers
-        ratios = [f"{a / b:.2f}" if b else "-" for a, b in zip(first, numbers, strict=True)]
-        cells = [f"{clock:.3f}", f"{cpu:.3f}", f"{memory:.0f}"]
-        ratios[2] = f"{memory / first[2]:.2f}"
-        _print_row(name, states, code, *cells, *(ratios if len(codes) > 1 else "---"))
+    numbers = {
+        code: (
+            *(statistics.median(column) for column in zip(*times[code], strict=True)),
+            _peak(step, name, code, states, options) / 1e6,
+        )
+        for code, step in steps.items()
+    }
+    ours = numbers["wesp_lap"]
+    for code, (clock, cpu, memory) in numbers.items():
+        factors = ("", "", "")
+        if code != "wesp_lap":
+            on_cpu = f"{cpu / ours[1]:.2f}" if ours[1] else "-"
+            factors = (f"{clock / ours[0]:.2f}", on_cpu, f"{ours[2] / memory:.2f}")
+        _print_row(name, states, code, f"{clock:.3f}", f"{cpu:.3f}", f"{memory:.0f}", *factors)
 
 
 def _time(work: Callable[[], None], device: str) -> tuple[float, float]:
@@ -248,7 +261,7 @@ def _print_floor(options: argparse.Namespace) -> None:
 
 
 def _print_row(*cells: str) -> None:
-    print(f"{cells[0]:18}{cells[1]:8}{cells[2]:10}" + "".join(f"{c:>11}" for c in cells[3:]))
+    print(f"{cells[0]:18}{cells[1]:8}{cells[2]:14}" + "".join(f"{c:>10}" for c in cells[3:]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Backends written straight from their formulas, one module per step, to measure against.
 
 The formulas are those of docs/methods.md, sections 2.1 to 2.4. Features are channel-first, 1x1
-convolutions are convolutions, and autograd keeps what it wants; nothing is done for speed.
+convolutions are convolutions, and autograd keeps what it wants; nothing is done for speed. LAP can
+lay its stack of states, (B, D, T, N), in memory as its modules like it best (``channels_last``).
 Parameters stand in the order of the backend of the same name in wesp_lap, whatever their shapes, so
 that a copy from one to the other is a loop over both.
 """
@@ -31,9 +32,11 @@ class Lap(nn.Module):
         input_bn: bool = True,
         bias: bool = True,
         score_dropout: float = 0.1,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.score, self.pool = heads, score, pool
+        self.channels_last = channels_last
         squeezed = num_layers // 2
         self.squeeze_weight = nn.Parameter(torch.empty(heads, num_layers, squeezed))
         self.excite_weight = nn.Parameter(torch.empty(heads, squeezed, num_layers))
@@ -47,7 +50,10 @@ class Lap(nn.Module):
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         """Pool the layers of every frame."""
-        x = torch.stack(tuple(states), dim=-1).permute(0, 2, 1, 3)  # (B, D, T, N)
+        if self.channels_last:
+            x = torch.stack(tuple(states), dim=2).permute(0, 3, 1, 2)  # (B, D, T, N)
+        else:
+            x = torch.stack([state.transpose(1, 2) for state in states], dim=-1)
         x = self.input(self.input_norm(x))
         batch, _, frames, layers = x.shape
         x = x.reshape(batch, self.heads, -1, frames, layers).permute(0, 3, 1, 2, 4)

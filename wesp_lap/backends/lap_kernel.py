@@ -148,11 +148,10 @@ def _pool(inputs: _Inputs, options: Options, trace: _Trace | None = None) -> Ten
         where = (slice(None), *piece)
         latent = projection.latent(projection.centred(states, piece))
         mean = latent.mean(dim=-1)
-        if trace is None:
-            top = latent.amax(dim=-1)
-        else:
-            top, largest = latent.max(dim=-1)
-            trace.mean[where], trace.top[where], trace.largest[where] = mean, top, largest
+        top = latent.amax(dim=-1)
+        if trace is not None:
+            trace.mean[where], trace.top[where] = mean, top
+            trace.largest[where] = _first_index(latent, top, dim=-1)
         weights = activate(inputs.excitation.scores(mean, top), options.score)
         if inputs.keep is not None:
             weights = weights * inputs.keep[where]
@@ -160,7 +159,7 @@ def _pool(inputs: _Inputs, options: Options, trace: _Trace | None = None) -> Ten
         joined = weighted.amax(dim=0) if options.pool == "max" else weighted.sum(dim=0)
         pooled[piece] = joined
         if trace is not None and options.pool == "max":
-            trace.winner[piece] = _first_equal(weighted, joined)
+            trace.winner[piece] = _first_index(weighted, joined, dim=0)
     return pooled
 
 
@@ -203,7 +202,7 @@ class _Backward:
             if through_statistics is not None:
                 offset, scale = through_statistics
                 x = self._projection.centred([self._states[n] for n in chosen], piece)
-                result = torch.addcmul(offset, x, scale).add_(result)
+                result = result.to(scale.dtype).addcmul_(x, scale).add_(offset)
             for n, values in zip(chosen, result, strict=True):
                 grads[n][piece] = values  # type: ignore[index]
         return grads
@@ -251,16 +250,18 @@ def _projection(inputs: _Inputs, options: Options) -> Projection:
     return Projection(inputs.projection, options.statistics, options.heads, options.dtype, full)
 
 
-def _first_equal(stack: Tensor, values: Tensor) -> Tensor:
-    """Return the first index along N at which ``stack`` (N, ...) has ``values`` (...).
+def _first_index(values: Tensor, largest: Tensor, dim: int) -> Tensor:
+    """Return the first index along ``dim`` at which ``values`` reach their maximum.
 
-    Several times faster on a CPU than the indices that max() gives. NaN, equal to nothing, gets
-    the last index.
+    On a CPU it is several times faster than the indices that max() gives. Where there are infinite
+    values or NaN, it is any index.
     """
-    last = len(stack) - 1
-    ranks = torch.arange(last, -1, -1, dtype=_index_type(last + 1), device=stack.device)
-    equal = (stack == values).view(torch.uint8)
-    return last - (equal * ranks.view(-1, *[1] * values.dim())).amax(dim=0)
+    last = values.shape[dim] - 1
+    ranks = torch.arange(last, -1, -1, dtype=values.dtype, device=values.device)
+    if dim == 0:
+        ranks = ranks.view(-1, *[1] * largest.dim())
+    below = torch.sub(values, largest.unsqueeze(dim)).sign_()  # 0 at the maximum, else -1
+    return (last - below.add_(1).mul_(ranks).amax(dim=dim)).long().clamp_(0, last)
 
 
 def _index_type(count: int) -> torch.dtype:
