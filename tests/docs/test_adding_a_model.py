@@ -134,7 +134,7 @@ def test_the_frontend_trains_and_the_model_loads_again(
 
 
 def test_the_members_that_a_frontend_must_have(frontend: type) -> None:
-    table = PAGE[PAGE.index("| member |") : PAGE.index("The states are")]
+    table = PAGE[PAGE.index("| member |") : PAGE.index("Two more are optional")]
     cells = [line.split("|")[1] for line in table.splitlines()[2:] if line]
     names = [
         re.match(r"\w+", code).group() for cell in cells for code in re.findall("`(.*?)`", cell)
