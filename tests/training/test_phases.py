@@ -228,9 +228,9 @@ def test_a_checkpoint_with_a_broken_state_is_passed_over(frozen):
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_leaves_no_trace(make_settings, tmp_path, monkeypatch, where):
     """Weights, statistics and optimizer end as if the step's batch had not been there."""
-    from wesp_lap.training.trainer import Trainer
+    from wesp_lap.training.engine import Engine
 
-    accumulate, steps = Trainer._accumulate, []
+    accumulate, steps = Engine._accumulate, []
 
     def poisoned(self, batch, margin, penalty):
         steps.append(len(steps))
@@ -243,7 +243,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(make_settings, tmp_path, monk
             return output
         return accumulate(self, batch, margin, penalty)
 
-    monkeypatch.setattr(Trainer, "_accumulate", poisoned)
+    monkeypatch.setattr(Engine, "_accumulate", poisoned)
     train(make_settings(training={"epochs": 1}), tmp_path)
     for tensors in (weights(tmp_path, 1), {"classifier": classifier(tmp_path, 1)}):
         assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
