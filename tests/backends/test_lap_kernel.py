@@ -361,3 +361,10 @@ def test_squeeze_excitation_is_one_for_both_statistics():
         close(both, excitation.scores(top, mean))
         close(both, (excitation.scores(mean, mean) + excitation.scores(top, top)) / 2)
         randomised(lap, seed=9)
+
+
+def test_shapes_come_out_on_the_meta_device():
+    with torch.device("meta"):
+        model = LapAstp(N, DIM, heads=3, pooled_dim=8, embed_dim=6)
+        states = [torch.empty(BATCH, FRAMES, DIM) for _ in range(N)]
+        assert model(states).shape == (BATCH, 6)

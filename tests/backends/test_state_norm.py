@@ -130,6 +130,6 @@ def test_evaluation_mode_takes_the_running_statistics():
     norm.running_var += 1
     found = state_statistics(norm, make_states())
     assert found.count is None
-    close(found.mean, torch.full((DIM,), 3.0).double())
-    close(found.rstd, torch.full((DIM,), 2 + norm.eps).double().rsqrt())
+    close(found.mean, torch.full((DIM,), 3.0, dtype=torch.float64))
+    close(found.rstd, torch.full((DIM,), 2 + norm.eps, dtype=torch.float64).rsqrt())
     assert norm.num_batches_tracked == 0

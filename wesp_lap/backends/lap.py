@@ -135,9 +135,10 @@ class LayerAttentivePooling(nn.Module):
 
 def _product_type(weight: Tensor) -> torch.dtype:
     """Return the type in which a linear layer with this weight computes here."""
-    if weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type):
-        return torch.get_autocast_dtype(weight.device.type)
-    return weight.dtype
+    device = weight.device.type
+    if weight.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return weight.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 class LapAstp(nn.Module):
