@@ -80,7 +80,7 @@ class CropDataset(Dataset):
             unknown,
             "Train on the corpus the model was started with, or start a new model.",
         )
-        _check_rate(utterances)
+        check_rate(utterances)
         self._utterances = utterances
         self._classes = np.array([classes[name] for name in utterances.speakers], dtype=np.int64)
         self._num_speakers = len(classes)
@@ -154,8 +154,10 @@ class CropDataset(Dataset):
         return faults
 
 
-def _check_rate(utterances: Utterances) -> None:
-    other = np.flatnonzero(utterances.rate != SAMPLE_RATE)
+def check_rate(utterances: Utterances, rows: np.ndarray | None = None) -> None:
+    """Raise a DataError when utterances, all or those in ``rows``, are not at 16 kHz."""
+    chosen = np.arange(len(utterances)) if rows is None else rows
+    other = chosen[utterances.rate[chosen] != SAMPLE_RATE]
     if len(other):
         raise DataError(
             f"{len(other)} utterances of the shards are not at {SAMPLE_RATE} Hz, such as "

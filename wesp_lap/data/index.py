@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -98,6 +98,23 @@ class Utterances:
         for column in (self.keys, self.speaker, self.crc32):
             state.update(column.tobytes())
         return state.hexdigest()
+
+    def take(self, rows: np.ndarray) -> Utterances:
+        """Return some of the utterances; speakers that have none among them are left out.
+
+        Args:
+            rows: Which ones (n,), in the order that they shall have.
+        """
+        present = np.unique(self.speaker[rows])
+        number = np.zeros(len(self.speakers), np.int32)
+        number[present] = np.arange(len(present))
+        columns = ("keys", "tar", "offset", "size", "samples", "crc32", "rate", "pcm")
+        return replace(
+            self,
+            speakers=[self.speakers[old] for old in present.tolist()],
+            speaker=number[self.speaker[rows]],
+            **{name: getattr(self, name)[rows] for name in columns},
+        )
 
     @property
     def is_raw(self) -> bool:
