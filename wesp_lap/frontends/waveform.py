@@ -35,7 +35,12 @@ class WaveformFamily:
         return AutoModel
 
     def adapt(self, model: Any) -> None:
-        """See Family; nothing to change."""
+        """See Family; no gradient of the waveform is computed, for which there is no use.
+
+        The library asks for it for the sake of another kind of checkpointing. With adapters, the
+        backward pass would go through all convolutions for nothing else.
+        """
+        model.feature_extractor._requires_grad = False
 
     def output_lengths(self, config: Any, samples: int) -> int:
         """See Family."""
@@ -145,6 +150,7 @@ class WavLMFamily(WaveformFamily):
 
     def adapt(self, model: Any) -> None:
         """See Family."""
+        super().adapt(model)
         for layer in model.encoder.layers:
             layer.attention = WavLMAttention(layer.attention)
 
