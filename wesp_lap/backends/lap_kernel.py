@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wesp_lap.backends.first_order import first_order_only
 from wesp_lap.backends.lap_projection import Projection, ProjectionGrads, ProjectionParameters
 from wesp_lap.backends.lap_scores import Excitation, ScoresAgain, activate
 from wesp_lap.backends.state_norm import Piece, Statistics, pieces
@@ -126,10 +127,8 @@ class _PoolLayers(torch.autograd.Function):
         return pooled
 
     @staticmethod
+    @first_order_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            # once_differentiable would let some second derivatives silently be zero.
-            raise RuntimeError("layer attentive pooling has no second derivative (create_graph)")
         pooled, *rest = ctx.saved_tensors
         count = len(_Trace._fields)
         trace, inputs = _Trace(*rest[:count]), _Inputs.of(rest[count:])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.first_order import first_order_only
 from wesp_lap.padding import padding_mask
 
 _MIN_VARIANCE = 1e-4
@@ -51,7 +53,7 @@ class AttentiveStatisticsPooling(nn.Module):
         if frames is not None:
             padding = padding_mask(frames, x.shape[1], x.device).unsqueeze(-1)
             x = x.masked_fill(padding, 0)  # a weight of zero would not take away NaN
-        statistics = self.statistics(x, self.attention(x, padding))
+        statistics = self.statistics(_full(x), self.scores(x, padding))
         return self.embedding_norm(self.embedding(self.statistics_norm(statistics)))
 
     def attention(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -61,6 +63,10 @@ class AttentiveStatisticsPooling(nn.Module):
             x: Features (B, T, C), zero in the padding.
             padding: (B, T, 1), true where weights shall be zero.
         """
+        return self.scores(x, padding).softmax(dim=1)
+
+    def scores(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Return the weights of ``attention`` before the softmax over frames."""
         channels = x.shape[-1]
         context = torch.cat(_mean_std(_full(x), padding), dim=-1).to(x.dtype)
         # The context is the same for all frames: its part of the product is taken once.
@@ -72,19 +78,50 @@ class AttentiveStatisticsPooling(nn.Module):
         scores = _full(self.score(hidden))
         if self.training and self.frame_dropout > 0:
             dropped = torch.rand(x.shape[:2], device=x.device) < self.frame_dropout
-            scores = scores.masked_fill_(dropped.unsqueeze(-1), torch.finfo(scores.dtype).min)
+            scores = scores.masked_fill(dropped.unsqueeze(-1), torch.finfo(scores.dtype).min)
         if padding is not None:
             scores = scores.masked_fill(padding, -torch.inf)
-        return scores.softmax(dim=1)
+        return scores
 
     @staticmethod
-    def statistics(x: Tensor, attention: Tensor) -> Tensor:
-        """Return weighted mean and standard deviation of (B, T, C), concatenated to (B, 2C)."""
-        x = _full(x)
-        weighted = attention * x
-        mean = weighted.sum(dim=1)
-        variance = (weighted * x).sum(dim=1) - mean.square()
+    def statistics(x: Tensor, scores: Tensor) -> Tensor:
+        """Return mean and deviation over time of (B, T, C), side by side, (B, 2C).
+
+        They are weighted by the softmax over time of ``scores``, (B, T, C).
+        """
+        mean, square = _WeightedMoments.apply(scores, x)
+        variance = square - mean.square()
         return torch.cat([mean, variance.clamp(min=_MIN_VARIANCE).sqrt()], dim=-1)
+
+
+class _WeightedMoments(torch.autograd.Function):
+    """First two moments of x over time under the weights w = softmax(scores).
+
+    With gradients g of the mean m and h of the square q, and u = g + h x,
+
+        dx = w (u + h x),  dscores = w (u x - (g m + h q))
+
+    since u x averages to g m + h q: half as many passes over (B, T, C) as under autograd.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = scores.softmax(dim=1)
+        weighted = weights * x
+        mean = weighted.sum(dim=1)
+        square = weighted.mul_(x).sum(dim=1)
+        ctx.save_for_backward(weights, x, mean, square)
+        return mean, square
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx: Any, mean_grad: Tensor, square_grad: Tensor) -> tuple[Tensor, Tensor]:
+        weights, x, mean, square = ctx.saved_tensors
+        average = (mean_grad * mean + square_grad * square).unsqueeze(1)
+        mean_grad, square_grad = mean_grad.unsqueeze(1), square_grad.unsqueeze(1)
+        u = torch.addcmul(mean_grad, square_grad, x)
+        x_grad = torch.addcmul(u, square_grad, x).mul_(weights)
+        return u.mul_(x).sub_(average).mul_(weights), x_grad
 
 
 def _mean_std(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
