@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -62,6 +63,28 @@ def sha256(path: PathLike) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sync_folder(path: PathLike) -> None:
+    """Bring names in a folder (new files, renames) to the disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def point_link(link: PathLike, target: PathLike) -> None:
+    """Make or move a symbolic link to ``target``, relative to the link's folder, atomically."""
+    path = Path(link)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(os.path.relpath(target, path.parent))
+    os.replace(partial, path)
+    sync_folder(path.parent)
 
 
 def dates_digest(paths: Iterable[PathLike]) -> str:

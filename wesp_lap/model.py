@@ -22,6 +22,7 @@ from wesp_lap.tensors import load_module, save_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 SAMPLE_RATE = 16000
 # Standard deviations over time are part of the poolings.
 _MIN_FRAMES = 2
@@ -135,7 +136,7 @@ class SpeakerModel(nn.Module):
         target = Path(folder)
         save_tensors(target / WEIGHTS_FILE, self.state_dict())
         write_json(target / CONFIG_FILE, self.describe())
-        with atomic_write(target / "README.md") as stream:
+        with atomic_write(target / CARD_FILE) as stream:
             stream.write(card or self.model_card())
 
     def describe(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from wesp_lap.files import PathLike
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file: beside the target, synced, then renamed."""
+    """Write tensors as a safetensors file: beside the target, synced, then renamed.
+
+    Raises:
+        OSError: no space is left, or another fault of the system.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = Path(path)
@@ -27,6 +33,11 @@ def save_tensors(path: PathLike, tensors: Mapping[str, Tensor]) -> None:
         with open(partial, "rb") as stream:
             os.fsync(stream.fileno())
         partial.replace(target)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -8,7 +8,8 @@ import torch
 from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.model import SpeakerModel
 from wesp_lap.tensors import load_tensors, save_tensors
-from wesp_lap.training.checkpoint import CheckpointFolder, read_speakers
+from wesp_lap.training.checkpoint import CheckpointFolder
+from wesp_lap.training.checkpoint_files import read_speakers
 from wesp_lap.training.run import train
 
 
@@ -113,7 +114,7 @@ def test_log_and_metrics_tell_the_same_story(frozen):
 def test_only_the_last_checkpoints_are_kept(make_settings, tmp_path):
     train(make_settings(training={"epochs": 4, "keep_checkpoints": 2}), tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["epoch_000", "epoch_003", "epoch_004"]
+    assert names == ["epoch_000", "epoch_003", "epoch_004", "latest"]
 
 
 def test_settings_are_written_and_others_refused_afterwards(make_settings, tmp_path):

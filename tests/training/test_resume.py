@@ -68,17 +68,17 @@ def test_a_kill_during_a_checkpoint_costs_only_that_checkpoint(
     settings, uninterrupted, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        from wesp_lap.training import checkpoint
+        from wesp_lap.training import checkpoint_writer
 
         saves = iter(range(3, -1, -1))
-        whole = checkpoint.write_json
+        whole = checkpoint_writer.write_json
 
         def write(*arguments):
             if next(saves) == 0:
                 raise InterruptionError
             whole(*arguments)
 
-        patch.setattr(checkpoint, "write_json", write)
+        patch.setattr(checkpoint_writer, "write_json", write)
         with pytest.raises(InterruptionError):
             train(settings, tmp_path / "parts")
     train(settings, tmp_path / "parts")

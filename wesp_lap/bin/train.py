@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from wesp_lap.cli import run_command
+from wesp_lap.training.interruption import REQUEUE_EXIT_CODE
 from wesp_lap.training.run import train
 from wesp_lap.training.settings import load_settings
 
 
-def main(config: str, exp_dir: str, **overrides: str) -> None:
+def main(config: str, exp_dir: str, **overrides: str) -> int:
     """Train one phase; the same command again resumes it. Any setting: --section.key value.
+
+    SIGTERM, SIGUSR1, SIGUSR2 and SIGINT save the state at the end of a step; exit code 75 then.
 
     Args:
         config: YAML file with the settings of the phase.
         exp_dir: Directory for config.yaml, train.log, metrics.jsonl and checkpoints/.
     """
-    train(load_settings(config, overrides), exp_dir)
+    return 0 if train(load_settings(config, overrides), exp_dir) else REQUEUE_EXIT_CODE
 
 
 if __name__ == "__main__":

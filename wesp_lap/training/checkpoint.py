@@ -4,38 +4,50 @@
 ``epoch_000`` is the state before the first step. Each holds a SpeakerModel directory
 (config.json, model.safetensors, README.md), ``classifier.safetensors``, ``speakers.txt`` (class
 index by speaker), ``optimizer.safetensors`` and, written last, ``state.json`` with the digests.
+``checkpoints/latest`` points to the newest, ``EXP_DIR/best`` to the one with the lowest EER.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from wesp_lap.errors import DataError, WespError
-from wesp_lap.files import PathLike, read_json, sha256, write_json
-from wesp_lap.kaldi.tables import read_table, write_table
+from wesp_lap.errors import WespError
+from wesp_lap.files import PathLike, atomic_write, point_link, write_json
+from wesp_lap.kaldi.tables import write_table
 from wesp_lap.log import get_logger
-from wesp_lap.model import SpeakerModel
-from wesp_lap.tensors import load_module, load_tensors, save_tensors
+from wesp_lap.model import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, SpeakerModel
+from wesp_lap.training.checkpoint_files import (
+    CLASSIFIER_FILE,
+    OPTIMIZER_FILE,
+    SPEAKERS_FILE,
+    damage,
+    read_validation,
+    split_optimizer,
+)
+from wesp_lap.training.checkpoint_writer import (
+    PARTIAL_SUFFIX,
+    STATE_FILE,
+    BackgroundSaver,
+    HostCopies,
+    Snapshot,
+)
 
 _NAME = re.compile(r"epoch_(\d{3,})(?:_step_(\d{5,}))?$")
-CLASSIFIER_FILE = "classifier.safetensors"
-SPEAKERS_FILE = "speakers.txt"
-OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "state.json"
+# Checkpoints that stay whatever the settings say: one to fall back on when the newest is damaged.
+_ALWAYS_KEPT = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Moment:
     """How far training is: whole epochs done, and steps into the next one."""
 
@@ -54,11 +66,18 @@ class CheckpointFolder:
     Args:
         folder: ``EXP_DIR/checkpoints``.
         keep: Epoch-end checkpoints to keep, beside epoch_000.
+        keep_best: Epoch-end checkpoints with the lowest EER to keep beside those.
+        max_failed: Writes in a row that may fail, for want of space or such, until training ends.
     """
 
-    def __init__(self, folder: PathLike, keep: int = 5) -> None:
+    def __init__(
+        self, folder: PathLike, keep: int = 5, keep_best: int = 1, max_failed: int = 3
+    ) -> None:
         self.folder = Path(folder)
         self._keep = keep
+        self._keep_best = keep_best
+        self._saver = BackgroundSaver(max_failed)
+        self._copies = HostCopies()
 
     def save(
         self,
@@ -68,38 +87,91 @@ class CheckpointFolder:
         speakers: Mapping[str, int],
         optimizer: Optimizer,
         scaler: GradScaler,
-    ) -> Path:
-        """Write a checkpoint and remove those that are no longer needed."""
-        _refuse_not_finite(model)
-        _refuse_not_finite(classifier)
-        partial = self.folder / f".{moment.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        save_tensors(partial / CLASSIFIER_FILE, classifier.state_dict())
-        write_table(partial / SPEAKERS_FILE, {name: str(i) for name, i in speakers.items()})
-        tensors, plain = _split_optimizer(optimizer)
-        save_tensors(partial / OPTIMIZER_FILE, tensors)
-        digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        *,
+        validation: Mapping[str, float] | None = None,
+        extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Copy the state of training and write it in the background.
+
+        Waits for the checkpoint before, if that is still being written. A thread then removes the
+        checkpoints that are no longer needed, after this one is whole.
+
+        Args:
+            moment: How far training is.
+            model: Written as a SpeakerModel directory.
+            classifier: Its weights are written.
+            speakers: Class index of each speaker.
+            optimizer: Its state is written.
+            scaler: Its state is written.
+            validation: Results at the end of the epoch, such as ``{"eer": ..., "min_dcf": ...}``.
+            extra: More tensors by name; each name becomes ``NAME.safetensors``, which
+                ``read_extra`` reads.
+            notes: More plain values for ``state.json``, under "notes".
+
+        Raises:
+            WespError: the write before has failed, see ``check``.
+        """
+        self.wait()
+        tensors, plain = split_optimizer(optimizer)
+        weights = {WEIGHTS_FILE: model.state_dict(), CLASSIFIER_FILE: classifier.state_dict()}
+        more = {f"{name}.safetensors": states for name, states in (extra or {}).items()}
         state = {
             "epoch": moment.epoch,
             "step": moment.step,
             "optimizer": plain,
             "scaler": scaler.state_dict(),
-            "files": digests,
+            "validation": dict(validation) if validation is not None else None,
+            "notes": dict(notes or {}),
         }
-        write_json(partial / STATE_FILE, state)
-        target = self.folder / moment.name
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-        self._prune(moment)
-        return target
+        table = {name: str(index) for name, index in speakers.items()}
+        snapshot = Snapshot(
+            tensors=self._copies.fill({**weights, OPTIMIZER_FILE: tensors, **more}),
+            others={
+                CONFIG_FILE: partial(write_json, value=model.describe()),
+                CARD_FILE: partial(_write_text, text=model.model_card()),
+                SPEAKERS_FILE: partial(write_table, table=table),
+            },
+            state=state,
+            finite=frozenset(weights),
+        )
+        self._saver.start(moment.name, partial(self._write, moment, snapshot))
+
+    def check(self) -> None:
+        """Say what became of the last write if it has ended; cheap enough for every step.
+
+        Raises:
+            WespError: weights were not finite, or as many writes in a row as allowed have failed.
+        """
+        self._saver.check()
+
+    def wait(self) -> bool:
+        """Wait until the last checkpoint is on the disk; return False when it could not be written.
+
+        Raises:
+            WespError: as ``check``.
+        """
+        return self._saver.wait()
+
+    def settle(self) -> None:
+        """Wait as ``wait`` does, but only warn of faults: another error may be on its way."""
+        try:
+            self.wait()
+        except WespError as error:
+            get_logger().warning("%s", error)
 
     def finish(self, moment: Moment) -> None:
-        """Point ``EXP_DIR/final`` at the checkpoint of the end of training."""
-        link, partial = self.folder.parent / "final", self.folder.parent / ".final.partial"
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(self.path(moment).relative_to(self.folder.parent))
-        os.replace(partial, link)
+        """Wait for the checkpoint of the end of training and point ``EXP_DIR/final`` at it.
+
+        Raises:
+            WespError: it could not be written.
+        """
+        if not self.wait() or moment not in self.moments():
+            raise WespError(
+                f"{self.path(moment)}: the checkpoint of the end could not be written; free some "
+                "space and give the same command again, it goes on from the checkpoint before"
+            )
+        point_link(self.folder.parent / "final", self.path(moment))
 
     def moments(self) -> list[Moment]:
         """Return the moments that are saved, oldest first."""
@@ -110,7 +182,7 @@ class CheckpointFolder:
             match = _NAME.fullmatch(path.name)
             if match and (path / STATE_FILE).is_file():
                 found.append(Moment(int(match[1]), int(match[2] or 0)))
-        return sorted(found, key=lambda moment: (moment.epoch, moment.step))
+        return sorted(found)
 
     def path(self, moment: Moment) -> Path:
         """Return the directory of a saved moment."""
@@ -125,83 +197,45 @@ class CheckpointFolder:
             get_logger().warning("%s; falling back to the checkpoint before it", problem)
         return None
 
+    def best(self, num: int = 1) -> list[Moment]:
+        """Return the ends of epochs with the lowest EER on the validation list, best first.
+
+        Equal ones are sorted by minDCF, then by age. Epochs without a value do not count.
+        """
+        values = []
+        for moment in self._ends():
+            results = read_validation(self.path(moment))
+            if "eer" in results:
+                values.append((results["eer"], results.get("min_dcf", 0.0), moment))
+        return [moment for _, _, moment in sorted(values)[:num]]
+
     def epoch_ends(self) -> list[Path]:
         """Return the directories of whole epochs, oldest first, without epoch_000."""
-        return [self.path(m) for m in self.moments() if m.step == 0 and m.epoch > 0]
+        return [self.path(moment) for moment in self._ends()]
 
-    def _prune(self, newest: Moment) -> None:
-        ends = [m for m in self.moments() if m.step == 0 and m.epoch > 0]
-        inside = [m for m in self.moments() if m.step > 0 and m != newest]
-        for moment in ends[: -self._keep] + inside:
+    def _ends(self) -> list[Moment]:
+        return [m for m in self.moments() if m.step == 0 and m.epoch > 0]
+
+    def _write(self, moment: Moment, snapshot: Snapshot) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(f".epoch_*{PARTIAL_SUFFIX}"):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        snapshot.write(self.path(moment))
+        point_link(self.folder / "latest", self.path(moment))
+        # What is later was found damaged when the run was resumed.
+        self._remove([m for m in self.moments() if m > moment])
+        best = self.best(self._keep_best)
+        if best:
+            point_link(self.folder.parent / "best", self.path(best[0]))
+        saved = self.moments()
+        kept = {Moment(0), *saved[-_ALWAYS_KEPT:], *self._ends()[-self._keep :], *best}
+        self._remove([m for m in saved if m not in kept])
+
+    def _remove(self, moments: list[Moment]) -> None:
+        for moment in moments:
             shutil.rmtree(self.path(moment), ignore_errors=True)
 
 
-def _refuse_not_finite(module: nn.Module) -> None:
-    bad = [
-        name
-        for name, tensor in module.state_dict().items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if bad:
-        raise WespError(
-            f"{len(bad)} tensors hold NaN or infinite numbers ({', '.join(bad[:3])}, ...); nothing "
-            "was saved. Lower the learning rate or use precision fp32; the same command goes on "
-            "from the checkpoint before"
-        )
-
-
-def damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint's files, or None."""
-    try:
-        files = read_json(checkpoint / STATE_FILE)["files"]
-    except (DataError, KeyError, TypeError) as error:
-        return f"{checkpoint / STATE_FILE} is damaged ({error})"
-    for name, digest in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if sha256(path) != digest:
-            return f"{path} does not match its digest"
-    return None
-
-
-def read_speakers(checkpoint: Path) -> dict[str, int]:
-    """Return the class index of each speaker that a checkpoint was trained on."""
-    return {name: int(index) for name, index in read_table(checkpoint / SPEAKERS_FILE).items()}
-
-
-def restore(
-    checkpoint: Path,
-    model: SpeakerModel,
-    classifier: nn.Module,
-    optimizer: Optimizer,
-    scaler: GradScaler,
-) -> None:
-    """Load everything a run needs to go on exactly as if it had not stopped."""
-    load_module(model, checkpoint / "model.safetensors")
-    load_module(classifier, checkpoint / CLASSIFIER_FILE)
-    _join_optimizer(optimizer, checkpoint)
-    scaler.load_state_dict(read_json(checkpoint / STATE_FILE)["scaler"])
-
-
-def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors by name and plain values."""
-    state = optimizer.state_dict()
-    tensors = {
-        f"{index}.{key}": torch.as_tensor(value)
-        for index, entry in state["state"].items()
-        for key, value in entry.items()
-    }
-    return tensors, {"param_groups": state["param_groups"]}
-
-
-def _join_optimizer(optimizer: Optimizer, checkpoint: Path) -> None:
-    entries: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_tensors(checkpoint / OPTIMIZER_FILE).items():
-        index, _, key = name.partition(".")
-        entries.setdefault(int(index), {})[key] = tensor
-    plain = read_json(checkpoint / STATE_FILE)["optimizer"]
-    try:
-        optimizer.load_state_dict({"state": entries, **plain})
-    except ValueError as error:
-        raise DataError(f"{checkpoint}: its optimizer state does not fit: {error}") from error
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as stream:
+        stream.write(text)

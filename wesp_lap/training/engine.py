@@ -17,6 +17,7 @@ from wesp_lap.losses.output import LossOutput
 from wesp_lap.seeding import generator
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.groups import drop_early_gradients, set_learning_rates
+from wesp_lap.training.interruption import Interruption
 from wesp_lap.training.phase import Phase
 from wesp_lap.training.pull import Pull
 from wesp_lap.training.settings import TrainSettings
@@ -53,12 +54,16 @@ class StepResult:
         loss: Mean cross-entropy of this process's utterances, scaled by the weight of the batch, so
             that the mean over the processes is the mean over all utterances; a scalar.
         correct: Share of utterances whose speaker has the highest score; scaled likewise.
+        norm: Length of the gradient before clipping; a scalar.
         skipped: True when the update was left out because something was not finite.
+        leave: True when a signal has asked any of the processes to save and leave.
     """
 
     loss: Tensor
     correct: Tensor
+    norm: Tensor
     skipped: bool
+    leave: bool
 
 
 class TrainingStep(nn.Module):
@@ -83,6 +88,7 @@ class Engine:
         process: This process among all.
         pull: What draws the frontend back, if anything.
         smallest_batch: Utterances that a process has in the smallest batch.
+        interruption: Says whether this process has been asked to leave.
 
     Raises:
         ConfigError: the batches are too small for the chunks of ``training.accumulate``.
@@ -95,6 +101,7 @@ class Engine:
         process: Process,
         pull: Pull | None,
         smallest_batch: int,
+        interruption: Interruption,
     ) -> None:
         chunks = settings.training.accumulate
         if smallest_batch // chunks < 2:
@@ -107,6 +114,7 @@ class Engine:
         self._phase = phase
         self._process = process
         self._pull = pull
+        self._interruption = interruption
         self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
         self._bad_steps = 0
 
@@ -121,16 +129,22 @@ class Engine:
             WespError: more such steps than ``training.max_bad_steps``.
         """
         optimizer, scaler = self._phase.optimizer, self._phase.scaler
+        where = f"epoch {plan.epoch + 1} step {plan.step + 1}"
+        self._process.at(f"{where}, forward and backward")
         set_learning_rates(optimizer, plan.lr, plan.progress)
         seed_step(self._settings.seed, plan.epoch, plan.step, self._process.rank)
         optimizer.zero_grad(set_to_none=True)
         statistics = [(b, b.clone()) for b in self._network.buffers() if b.is_floating_point()]
         loss, correct = self._accumulate(batch, plan.margin, plan.penalty)
+        self._process.at(f"{where}, update")
         scaler.unscale_(optimizer)
         if self._pull is not None:
             self._pull.apply(self._process.mean(loss.clone()), self._trained)
         drop_early_gradients(optimizer, plan.progress)
-        finite = self._process.all_true(torch.isfinite(loss) & self._gradient_is_finite())
+        norm = self._clipped()
+        finite, leave = self._process.agree(
+            self._is_finite(loss, norm), self._interruption.requested
+        )
         if finite:
             scaler.step(optimizer)
             scaler.update()
@@ -138,7 +152,8 @@ class Engine:
             for buffer, before in statistics:  # the forward pass has changed them
                 buffer.copy_(before)
             self._count_bad_step(batch, plan)
-        return StepResult(loss, correct, skipped=not finite)
+        self._process.at(f"{where} done, waiting for a batch")
+        return StepResult(loss, correct, norm, skipped=not finite, leave=leave)
 
     def _accumulate(self, batch: Batch, margin: float, penalty: float) -> tuple[Tensor, Tensor]:
         """Forward and backward in chunks; return mean loss and margin-free accuracy.
@@ -172,15 +187,18 @@ class Engine:
             return self._network.no_sync()
         return contextlib.nullcontext()
 
-    def _gradient_is_finite(self) -> Tensor:
-        """Clip the gradient and say whether its norm is finite.
+    def _clipped(self) -> Tensor:
+        """Clip the gradient, if the settings say so, and return the length that it had."""
+        limit = self._settings.training.grad_clip or float("inf")
+        return nn.utils.clip_grad_norm_(self._trained, limit)
+
+    def _is_finite(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Say whether the update may be made.
 
         Under fp16 the scaler itself leaves out steps whose gradient overflows.
         """
-        limit = self._settings.training.grad_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self._trained, limit)
-        enabled = self._phase.scaler.is_enabled()
-        return torch.isfinite(norm) | torch.tensor(enabled, device=norm.device)
+        finite = torch.isfinite(loss)
+        return finite if self._phase.scaler.is_enabled() else finite & torch.isfinite(norm)
 
     def _count_bad_step(self, batch: Batch, plan: StepPlan) -> None:
         self._bad_steps += 1

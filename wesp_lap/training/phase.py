@@ -22,14 +22,8 @@ from wesp_lap.log import get_logger
 from wesp_lap.losses import LOSSES
 from wesp_lap.model import WEIGHTS_FILE, ModelSettings, SpeakerModel
 from wesp_lap.tensors import fit_module, load_tensors
-from wesp_lap.training.checkpoint import (
-    CLASSIFIER_FILE,
-    STATE_FILE,
-    CheckpointFolder,
-    Moment,
-    read_speakers,
-    restore,
-)
+from wesp_lap.training.checkpoint import CheckpointFolder, Moment
+from wesp_lap.training.checkpoint_files import CLASSIFIER_FILE, STATE_FILE, read_speakers, restore
 from wesp_lap.training.groups import parameter_groups, warn_of_untrained
 from wesp_lap.training.optimizers import OPTIMIZERS
 from wesp_lap.training.pull import Pull, begin_pull, resume_pull
@@ -73,7 +67,7 @@ def open_phase(
     if reached is not None:
         return _resume(settings, checkpoints, reached, scaler, device)
     if settings.init_from is not None:
-        return _follow(settings, _checkpoint_of(Path(settings.init_from)), scaler, device)
+        return _follow(settings, start_checkpoint(settings), scaler, device)
     speakers = speaker_classes(utterances)
     copies = len(SPEED_FACTORS) if settings.data.augment.speed_perturb else 1
     model = SpeakerModel(settings.model)
@@ -96,7 +90,7 @@ def open_pull(settings: TrainSettings, phase: Phase, exp_dir: Path, writes: bool
         return resume_pull(weight, frontend, exp_dir)
     before = None
     if settings.init_from is not None:
-        before = _checkpoint_of(Path(settings.init_from)).parent.parent
+        before = start_checkpoint(settings).parent.parent
     return begin_pull(weight, frontend, exp_dir, before, writes)
 
 
@@ -104,8 +98,36 @@ def starting_point(settings: TrainSettings) -> str | None:
     """Return the digest of the weights that ``init_from`` names; None for a fresh start."""
     if settings.init_from is None:
         return None
-    state = read_json(_checkpoint_of(Path(settings.init_from)) / STATE_FILE)
+    state = read_json(start_checkpoint(settings) / STATE_FILE)
     return state["files"][WEIGHTS_FILE]
+
+
+def start_checkpoint(settings: TrainSettings) -> Path:
+    """Return the checkpoint that ``init_from`` and ``init_checkpoint`` name.
+
+    Raises:
+        DataError: there is none.
+    """
+    assert settings.init_from is not None
+    path = Path(settings.init_from)
+    if (path / "checkpoints").is_dir() and settings.init_checkpoint == "best":
+        if (path / "best").exists():
+            return (path / "best").resolve()
+        raise DataError(
+            f"init_checkpoint: {path} has no best checkpoint, since it was trained without "
+            "validation; set validation in that phase, or init_checkpoint final"
+        )
+    if (path / "final").exists():
+        return (path / "final").resolve()
+    if (path / "checkpoints").is_dir():
+        folder = CheckpointFolder(path / "checkpoints")
+        moment = folder.newest()
+        if moment is not None:
+            get_logger().warning("%s is not finished; taking %s", path, moment.name)
+            return folder.path(moment)
+    if (path / CLASSIFIER_FILE).is_file():
+        return path
+    raise DataError(f"init_from {path}: neither an experiment directory nor a checkpoint")
 
 
 def _resume(
@@ -200,20 +222,6 @@ def _agree_on_adapters(model: SpeakerModel, saved: SpeakerModel, source: Path) -
             f"frontend.lora: these settings say {to_plain(wanted)}, but {source} was trained with "
             f"{to_plain(trained)}; without lora they are merged into the weights"
         )
-
-
-def _checkpoint_of(path: Path) -> Path:
-    if (path / "final").exists():
-        return (path / "final").resolve()
-    if (path / "checkpoints").is_dir():
-        folder = CheckpointFolder(path / "checkpoints")
-        moment = folder.newest()
-        if moment is not None:
-            get_logger().warning("%s is not finished; taking %s", path, moment.name)
-            return folder.path(moment)
-    if (path / CLASSIFIER_FILE).is_file():
-        return path
-    raise DataError(f"init_from {path}: neither an experiment directory nor a checkpoint")
 
 
 def _classes_of(source: Path) -> int:

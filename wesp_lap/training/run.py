@@ -18,9 +18,12 @@ from wesp_lap.files import PathLike, dates_digest, read_json, write_json
 from wesp_lap.log import get_logger, set_up_logging
 from wesp_lap.training.checkpoint import CheckpointFolder
 from wesp_lap.training.distributed import Process, process_group
-from wesp_lap.training.phase import Phase, open_phase, starting_point
+from wesp_lap.training.held_out import VALIDATION_FILE, Split, split_utterances
+from wesp_lap.training.interruption import Interruption
+from wesp_lap.training.phase import Phase, open_phase, start_checkpoint, starting_point
 from wesp_lap.training.settings import TrainSettings
 from wesp_lap.training.trainer import Trainer
+from wesp_lap.training.validation import open_validator
 
 # What may differ between a run and its resumption without changing the result.
 # Of the paths, the content counts: it stands in origin.json.
@@ -31,51 +34,80 @@ _FREE_SETTINGS = (
     ("data", "access"),
     ("data", "max_bad"),
     ("init_from",),
+    ("init_checkpoint",),
+    ("validation", "shards"),
+    ("validation", "trials_list"),
     ("training", "log_every"),
+    ("training", "tensorboard"),
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
+    ("training", "keep_best"),
+    ("training", "max_failed_saves"),
     ("training", "max_bad_steps"),
+    ("training", "timeout_minutes"),
 )
 
 
-def train(settings: TrainSettings, exp_dir: PathLike) -> None:
+def train(settings: TrainSettings, exp_dir: PathLike) -> bool:
     """Train one phase in ``exp_dir``, or go on with it where it stopped.
+
+    Returns:
+        False when a signal has ended the run before the phase was done; its state is saved, and
+        the same call goes on from there. See wesp_lap.training.interruption.
 
     Raises:
         WespError: settings, data or an earlier run do not fit; before any training time is spent.
     """
-    with process_group() as process:
-        _train(settings, Path(exp_dir), process)
+    minutes = settings.training.timeout_minutes
+    with Interruption().watch() as interruption, process_group(minutes) as process:
+        return _train(settings, Path(exp_dir), process, interruption)
 
 
-def _train(settings: TrainSettings, folder: Path, process: Process) -> None:
+def _train(
+    settings: TrainSettings, folder: Path, process: Process, interruption: Interruption
+) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = CheckpointFolder(folder / "checkpoints", settings.training.keep_checkpoints)
+    options = settings.training
+    checkpoints = CheckpointFolder(
+        folder / "checkpoints",
+        options.keep_checkpoints,
+        options.keep_best,
+        options.max_failed_saves,
+    )
     reached = checkpoints.newest()
     finished = reached is not None and reached.epoch >= settings.training.epochs
     if not finished:
         set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
     utterances = load_utterances(settings.data.shards, settings.data.access)
-    _keep_record(settings, utterances, folder, checkpoints, process)
+    before = start_checkpoint(settings).parent.parent if settings.init_from is not None else None
+    split = split_utterances(settings.validation, utterances, settings.data.access, before)
+    _keep_record(settings, utterances, split, folder, checkpoints, process)
     if reached is not None and finished:
         get_logger().info("%s: all %d epochs are done", folder, settings.training.epochs)
         if process.is_main:
             checkpoints.finish(reached)
-        return
+        return True
     if reached is not None:
         _compare_processes(folder, process)
     torch.manual_seed(settings.seed)
-    phase = open_phase(settings, checkpoints, reached, utterances, process.device)
+    phase = open_phase(settings, checkpoints, reached, split.training, process.device)
     stream = make_stream(
-        utterances,
+        split.training,
         phase.speakers,
         settings.data,
         settings.seed,
         process.rank,
         process.world_size,
     )
-    _describe(phase, stream, utterances, process)
-    Trainer(settings, phase, stream, checkpoints, process, folder).run()
+    _describe(phase, stream, split, process)
+    validator = open_validator(settings.validation, split.validation, settings.data.access, process)
+    trainer = Trainer(
+        settings, phase, stream, checkpoints, process, folder, interruption, validator
+    )
+    try:
+        return trainer.run()
+    finally:
+        checkpoints.settle()
 
 
 def _new_log(folder: Path) -> Path:
@@ -89,6 +121,7 @@ def _new_log(folder: Path) -> Path:
 def _keep_record(
     settings: TrainSettings,
     utterances: Utterances,
+    split: Split,
     folder: Path,
     checkpoints: CheckpointFolder,
     process: Process,
@@ -99,7 +132,7 @@ def _keep_record(
     it, a phase that is done would pass for one trained on data that have changed since.
     """
     plain = to_plain(settings)
-    origin = _origin(settings, utterances, process)
+    origin = _origin(settings, utterances, split, process)
     started = bool(checkpoints.moments())
     if started:
         _refuse_other_run(folder, plain, origin)
@@ -107,11 +140,14 @@ def _keep_record(
     if process.is_main and not started:
         save_yaml(folder / "config.yaml", plain)
         write_json(folder / "origin.json", origin)
+        (folder / VALIDATION_FILE).unlink(missing_ok=True)
+        if split.record is not None:
+            write_json(folder / VALIDATION_FILE, split.record)
         (folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run that was removed
 
 
 def _origin(
-    settings: TrainSettings, utterances: Utterances, process: Process
+    settings: TrainSettings, utterances: Utterances, split: Split, process: Process
 ) -> dict[str, str | int | None]:
     bank = settings.data.noise_bank if settings.data.augment.noise_prob > 0 else None
     weights = Path(str(settings.frontend.options.get("weights")))
@@ -122,6 +158,7 @@ def _origin(
         "noise_bank": NoiseBank(bank).digest() if bank is not None else None,
         "frontend.weights": dates_digest(sorted(weights.iterdir())) if local else None,
         "init_from": starting_point(settings),
+        "validation": split.digest(),
         "processes": process.world_size,
     }
 
@@ -134,7 +171,7 @@ def _refuse_other_run(
     differences += [
         f"other content of {name}"
         for name in origin
-        if name != "processes" and origin[name] != before[name]
+        if name != "processes" and origin[name] != before.get(name)
     ]
     if differences:
         raise ConfigError(
@@ -165,14 +202,14 @@ def _differences(old: Any, new: Any, where: tuple[str, ...] = ()) -> Iterator[st
         yield f"{'.'.join(where)}: {json.dumps(old)} there, {json.dumps(new)} now"
 
 
-def _describe(phase: Phase, stream: SampleStream, utterances: Utterances, process: Process) -> None:
+def _describe(phase: Phase, stream: SampleStream, split: Split, process: Process) -> None:
     parameters = sum(p.numel() for p in phase.model.parameters())
     trained = sum(p.numel() for group in phase.optimizer.param_groups for p in group["params"])
     get_logger().info(
         "%d utterances, %.2f h, %d speakers; %s parameters, %s trained (with the classifier); "
         "%d steps per epoch on %d x %s",
-        len(utterances),
-        utterances.seconds / 3600,
+        len(split.training),
+        split.training.seconds / 3600,
         len(phase.speakers),
         f"{parameters:,}",
         f"{trained:,}",

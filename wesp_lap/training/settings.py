@@ -15,6 +15,7 @@ from wesp_lap.losses import LOSSES
 from wesp_lap.losses.margin_schedule import MarginSettings
 from wesp_lap.model import ModelSettings
 from wesp_lap.training.groups import GroupSettings
+from wesp_lap.training.held_out import ValidationSettings
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.optimizers import OPTIMIZERS
 
@@ -34,10 +35,17 @@ class LoopSettings:
         accumulate: Chunks that a process's share of the batch is computed in.
         sync_batchnorm: Batch statistics over all GPUs (has no effect on CPU).
         log_every: Steps between log lines.
+        tensorboard: Write the values of the log lines for TensorBoard, too.
         checkpoint_every: Steps between checkpoints inside an epoch; 0 saves at epoch ends only.
         keep_checkpoints: Epoch-end checkpoints that stay, counted from the newest; averaging can
             use as many.
+        keep_best: Epoch-end checkpoints with the lowest validation EER that stay beside those.
+        max_failed_saves: Checkpoints in a row that cannot be written until training stops.
+        ema_decay: Weight of the old average in a moving average of the model's weights, which is
+            kept beside them and which validation uses; 0 for none. See wesp_lap.training.ema.
         max_bad_steps: Steps with a loss that is not finite that are skipped before training stops.
+        timeout_minutes: How long one process may keep the others waiting before it is named and
+            the run ends.
     """
 
     epochs: int = 10
@@ -49,15 +57,26 @@ class LoopSettings:
     accumulate: int = 1
     sync_batchnorm: bool = True
     log_every: int = 100
+    tensorboard: bool = False
     checkpoint_every: int = 0
     keep_checkpoints: int = 5
+    keep_best: int = 1
+    max_failed_saves: int = 3
+    ema_decay: float = 0.0
     max_bad_steps: int = 10
+    timeout_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.timeout_minutes <= 0:
+            raise ValueError(f"timeout_minutes must be positive, got {self.timeout_minutes}")
         if self.epochs < 1 or self.accumulate < 1 or self.keep_checkpoints < 1:
             raise ValueError("epochs, accumulate and keep_checkpoints must be at least 1")
         if self.log_every < 1 or self.checkpoint_every < 0 or self.grad_clip < 0:
             raise ValueError("log_every >= 1, checkpoint_every >= 0 and grad_clip >= 0 are needed")
+        if self.keep_best < 0 or self.max_failed_saves < 1:
+            raise ValueError("keep_best >= 0 and max_failed_saves >= 1 are needed")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,9 @@ class PullSettings:
 class TrainSettings:
     """All settings of a phase, as its YAML file holds them.
 
-    ``init_from`` is the experiment directory of the phase before, or one of its checkpoints.
+    ``init_from`` is the experiment directory of the phase before, or one of its checkpoints. Of a
+    directory ``init_checkpoint`` takes the last checkpoint, or that with the lowest EER in
+    validation.
     """
 
     frontend: Section
@@ -92,8 +113,10 @@ class TrainSettings:
     training: LoopSettings = field(default_factory=LoopSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     pull: PullSettings = field(default_factory=PullSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
     seed: int = 42
     init_from: str | None = None
+    init_checkpoint: Literal["final", "best"] = "final"
 
     @property
     def model(self) -> ModelSettings:

@@ -14,15 +14,19 @@ from wesp_lap.data.stream import SampleStream
 from wesp_lap.errors import WespError
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
 from wesp_lap.training.distributed import Process
+from wesp_lap.training.ema import EMA, open_average
 from wesp_lap.training.engine import Engine, StepPlan
+from wesp_lap.training.interruption import Interruption
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.meter import Meter
+from wesp_lap.training.mfu import open_utilisation
 from wesp_lap.training.phase import Phase, open_pull
 from wesp_lap.training.settings import TrainSettings
+from wesp_lap.training.validation import Validation, Validator
 
 
 class Trainer:
-    """Runs a phase from the moment it has reached to its end."""
+    """Runs a phase from the moment it has reached to its end, or until a signal comes."""
 
     def __init__(
         self,
@@ -32,54 +36,92 @@ class Trainer:
         checkpoints: CheckpointFolder,
         process: Process,
         exp_dir: Path,
+        interruption: Interruption,
+        validator: Validator | None = None,
     ) -> None:
         self._settings = settings
         self._phase = phase
         self._stream = stream
         self._checkpoints = checkpoints
         self._process = process
+        self._interruption = interruption
+        self._validator = validator
         self._lr_schedule = build(LR_SCHEDULES, settings.lr_schedule, "lr_schedule")
         self._steps_per_epoch = stream.plan.steps_per_epoch
         pull = open_pull(settings, phase, exp_dir, process.is_main)
-        self._engine = Engine(settings, phase, process, pull, stream.plan.smallest_batch)
-        self._meter = Meter(exp_dir / "metrics.jsonl", process, settings)
+        smallest = stream.plan.smallest_batch
+        self._engine = Engine(settings, phase, process, pull, smallest, interruption)
+        self._average = open_average(settings.training.ema_decay, phase, checkpoints)
+        use = open_utilisation(
+            phase.model,
+            phase.classifier,
+            process.device,
+            settings.training.precision,
+            settings.data.crop_samples,
+        )
+        self._meter = Meter(exp_dir, process, settings, self._steps_per_epoch, phase.moment, use)
 
-    def run(self) -> None:
-        """Train until the last epoch is done, saving as the settings say."""
+    def run(self) -> bool:
+        """Train until the last epoch is done, saving as the settings say.
+
+        Returns:
+            False when a signal has ended it before; the state is saved.
+        """
         moment = self._phase.moment
         fixed = {name: t.clone() for name, t in self._phase.model.frontend.fixed_state().items()}
         if moment == Moment(0):
-            self._save(moment)
+            self._save(moment, self._validate(moment))
+            if self._process.is_main:
+                # The loader forks its processes next, which no thread should be busy in.
+                self._checkpoints.wait()
         for epoch in range(moment.epoch, self._settings.training.epochs):
-            self._run_steps(epoch, moment.step if epoch == moment.epoch else 0)
-            self._save(Moment(epoch + 1))
+            if not self._run_steps(epoch, moment.step if epoch == moment.epoch else 0):
+                return False
+            end = Moment(epoch + 1)
+            with self._meter.paused():
+                self._save(end, self._validate(end))
         self._check_fixed(fixed)
         if self._process.is_main:
             self._checkpoints.finish(self._phase.moment)
+        return True
 
-    def _run_steps(self, epoch: int, first: int) -> None:
-        """Run the steps of an epoch from number ``first`` to its end."""
+    def _run_steps(self, epoch: int, first: int) -> bool:
+        """Run the steps of an epoch from number ``first`` to its end.
+
+        Returns:
+            False when a signal has come; the state is saved, if it may be the end of the last step.
+        """
         every = self._settings.training.checkpoint_every
         batches = self._stream.epoch(epoch, first, self._process.device)
         self._engine.train()
-        for step, batch in self._meter.timed(batches, first):
-            self._step(epoch, step, batch)
-            if every and (step + 1) % every == 0 and step + 1 < self._steps_per_epoch:
-                self._save(Moment(epoch, step + 1))
+        for step, batch in self._meter.timed(batches, epoch, first):
+            leave = self._step(epoch, step, batch)
+            due = every and (step + 1) % every == 0 and step + 1 < self._steps_per_epoch
+            if due or leave:
+                with self._meter.paused():
+                    self._save(Moment(epoch, step + 1))
+            if leave:
+                self._leave()
+                return False
+            self._checkpoints.check()
+        return True
 
-    def _step(self, epoch: int, step: int, batch: Batch) -> None:
+    def _leave(self) -> None:
+        """Wait until the last checkpoint is written; no process may end before that."""
+        if self._process.is_main:
+            written = self._checkpoints.wait()
+            newest = self._phase.moment if written else self._checkpoints.newest()
+            self._interruption.announce(newest.name if newest else "nothing")
+        self._process.barrier()
+
+    def _step(self, epoch: int, step: int, batch: Batch) -> bool:
+        """Take a step; return True when the run is to leave after it."""
         plan = self._plan(epoch, step)
         result = self._engine.step(batch, plan)
-        self._meter.add(
-            epoch,
-            step,
-            self._steps_per_epoch,
-            result.loss,
-            result.correct,
-            batch,
-            plan.lr,
-            plan.margin,
-        )
+        self._meter.add(plan, result, batch)
+        if self._average is not None and not result.skipped:
+            self._average.update(epoch * self._steps_per_epoch + step)
+        return result.leave
 
     def _plan(self, epoch: int, step: int) -> StepPlan:
         """Ask the schedules about a step."""
@@ -95,7 +137,19 @@ class Trainer:
             penalty=self._settings.margin.penalty_for(margin),
         )
 
-    def _save(self, moment: Moment) -> None:
+    def _validate(self, moment: Moment) -> Validation | None:
+        """Validate at the end of an epoch if the settings say so; all processes must come here."""
+        validator = self._validator
+        if validator is None or not validator.is_due(moment, self._settings.training.epochs):
+            return None
+        self._process.at(f"validation after epoch {moment.epoch}")
+        result = validator(self._phase.model, self._average)
+        if self._process.is_main:
+            validator.report(result, moment, self._checkpoints)
+            self._meter.validated(moment.epoch, result.as_dict() if result else None)
+        return result
+
+    def _save(self, moment: Moment, validation: Validation | None = None) -> None:
         self._phase.moment = moment
         if self._process.is_main:
             phase = self._phase
@@ -106,8 +160,9 @@ class Trainer:
                 phase.speakers,
                 phase.optimizer,
                 phase.scaler,
+                validation=validation.as_dict() if validation else None,
+                extra={EMA: self._average.state()} if self._average is not None else None,
             )
-        self._process.barrier()
 
     def _check_fixed(self, before: Mapping[str, Tensor]) -> None:
         after = self._phase.model.frontend.fixed_state()
