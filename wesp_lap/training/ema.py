@@ -9,9 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from wesp_lap.errors import DataError
+from wesp_lap.training.checkpoint import CheckpointFolder, Moment
+from wesp_lap.training.checkpoint_files import read_extra
+from wesp_lap.training.phase import Phase
 
 # Its name among the extra tensors of a checkpoint.
 EMA = "ema"
+
+
+def open_average(decay: float, phase: Phase, checkpoints: CheckpointFolder) -> WeightAverage | None:
+    """Return the moving average of a phase as it was at the phase's moment.
+
+    Args:
+        decay: See WeightAverage; 0 for none.
+        phase: Where training is.
+        checkpoints: Where the average is when training goes on.
+    """
+    if decay == 0:
+        return None
+    average = WeightAverage(phase.model, decay)
+    if phase.moment != Moment(0):
+        source = checkpoints.path(phase.moment)
+        average.restore(read_extra(source, EMA), str(source))
+    return average
 
 
 class WeightAverage:

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from wesp_lap.data.access import AccessSettings, CropReader
 from wesp_lap.errors import DataError
+from wesp_lap.files import read_json
 from wesp_lap.log import get_logger
 from wesp_lap.model import SAMPLE_RATE, SpeakerModel
 from wesp_lap.scoring.cosine import score_trials
 from wesp_lap.scoring.embeddings import Embeddings
 from wesp_lap.scoring.metrics import evaluate
+from wesp_lap.training.checkpoint import CheckpointFolder, Moment
+from wesp_lap.training.checkpoint_files import STATE_FILE
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.ema import WeightAverage
 from wesp_lap.training.held_out import ValidationSet, ValidationSettings
@@ -42,6 +45,33 @@ class Validation(NamedTuple):
     min_dcf_001: float
     min_dcf_005: float
     trials: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values as checkpoints and metrics.jsonl hold them."""
+        return {
+            "eer": self.eer,
+            "min_dcf_0.01": self.min_dcf_001,
+            "min_dcf_0.05": self.min_dcf_005,
+            "trials": self.trials,
+        }
+
+
+def open_validator(
+    settings: ValidationSettings,
+    validation: ValidationSet | None,
+    access: AccessSettings,
+    process: Process,
+) -> Validator | None:
+    """Return what validates a phase, if there is anything to validate on; see Validator."""
+    if validation is None:
+        return None
+    get_logger().info(
+        "validation: %d utterances of %d speakers, %d trials",
+        len(validation.rows),
+        validation.speakers,
+        len(validation.trials),
+    )
+    return Validator(settings, validation, access, process)
 
 
 class Validator:
@@ -67,8 +97,6 @@ class Validator:
         access: AccessSettings,
         process: Process,
     ) -> None:
-        self.speakers = validation.speakers
-        self.trials = len(validation.trials)
         self._settings = settings
         self._set = validation
         self._reader = CropReader(validation.corpus, replace(access, cache_dir=None))
@@ -103,8 +131,35 @@ class Validator:
         rates = torch.full((1 + len(_PRIORS),), math.nan, dtype=torch.float64)
         if self._process.is_main:
             rates = self._measure(embeddings.cpu().numpy())
-        eer, *costs = self._process.broadcast(rates.to(self._process.device)).tolist()
-        return None if math.isnan(eer) else Validation(eer, costs[0], costs[1], self.trials)
+        rates = self._process.broadcast(rates.to(self._process.device))
+        eer, low, high = rates.tolist()
+        return None if math.isnan(eer) else Validation(eer, low, high, len(self._set.trials))
+
+    def is_due(self, end: Moment, epochs: int) -> bool:
+        """Say whether to validate at the end of an epoch, or at the start, of so many epochs."""
+        if end == Moment(0):
+            return self._settings.at_start
+        return end.epoch == epochs or end.epoch % self._settings.every == 0
+
+    def report(self, result: Validation | None, end: Moment, checkpoints: CheckpointFolder) -> None:
+        """Log a result, and which epoch of those that are saved has the lowest EER so far."""
+        if result is None:
+            return
+        best, lowest = end, math.inf
+        checkpoints.wait()  # the one before may still be on its way to the disk
+        for saved in checkpoints.best():
+            lowest = read_json(checkpoints.path(saved) / STATE_FILE)["validation"]["eer"]
+            best = saved if lowest <= result.eer else end
+        get_logger().info(
+            "validation: EER %.2f %% | minDCF(0.01) %.3f | minDCF(0.05) %.3f (%d trials, "
+            "%d speakers)%s",
+            result.eer,
+            result.min_dcf_001,
+            result.min_dcf_005,
+            result.trials,
+            self._set.speakers,
+            f", best so far epoch {best.epoch}" if end.epoch else ", before training",
+        )
 
     @contextlib.contextmanager
     def _same_buffers(self, model: SpeakerModel) -> Iterator[None]:
