@@ -19,7 +19,7 @@ from wesp_lap.training.watch import Watch
 # How much longer torch waits than the watch, which says more.
 _GRACE_SECONDS = 30.0
 # What messages of gloo and NCCL contain when another process is lost.
-_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Timed out")
+_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Timed out", "pair closure")
 
 
 @dataclass(frozen=True)
