@@ -136,6 +136,16 @@ def test_the_page_shows_results_curves_training_and_environment(tmp_path, scores
         assert image.shape[0] > 300 and image[..., :3].std() > 0.01
 
 
+def test_the_page_shows_the_validations_of_a_phase(tmp_path, scores, phase):
+    with open(phase / "metrics.jsonl", "a") as stream:
+        for epoch, eer in enumerate([50.0, 9.25, 9.5]):
+            stream.write(json.dumps({"epoch": epoch, "validation": {"eer": eer}}) + "\n")
+    systems = load_systems(score_files(["easy"], {"": scores}))
+    text = write_page(tmp_path / "out", results_rows(systems), systems, [phase]).read_text()
+    assert "utt/s | validation EER % (best) |" in text
+    assert "| 1_frozen | 3 | 2.5 min | 4.000 | 50.0 % | 20 | 9.50 (9.25) |" in text
+
+
 def test_the_command_writes_what_it_prints(tmp_path, scores, phase, capsys):
     report.main(["easy"], str(scores), str(tmp_path / "out"))
     printed = capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import wesp_lap
 from wesp_lap.analysis.plots import plot_det
-from wesp_lap.analysis.training_log import read_training_log
+from wesp_lap.analysis.training_log import read_training_log, read_validations
 from wesp_lap.analysis.training_plot import plot_training
 from wesp_lap.errors import raise_problems
 from wesp_lap.files import PathLike, atomic_write
@@ -141,14 +141,17 @@ def write_page(
         plot_det(parts, target / f"det_{name}.png")
         figures.append(f"![DET curves of {name}](det_{name}.png)")
     logs = {Path(phase).name: read_training_log(phase) for phase in phases}
-    plot_training(logs, target / "training.png")
+    validations = {Path(phase).name: read_validations(phase) for phase in phases}
+    plot_training(logs, target / "training.png", validations)
     sections = [
         "# Results\n",
         results_table(rows) + "\n",
         note + "\n" if note else "",
         f"## Intervals and groups\n\n{_DETAILS}\n\n```\n{details}\n```\n" if details else "",
         "## Detection error trade-off\n\n" + "\n\n".join(figures) + "\n",
-        "## Training\n\n" + _training_table(logs) + "\n\n![Training curves](training.png)\n",
+        "## Training\n\n"
+        + _training_table(logs, validations)
+        + "\n\n![Training curves](training.png)\n",
         "## Environment\n\n" + _environment() + "\n",
     ]
     with atomic_write(target / "results.md") as stream:
@@ -160,21 +163,37 @@ def _of(key: str, name: str) -> bool:
     return key.split("\t")[0] == name
 
 
-def _training_table(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    lines = ["| phase | epochs | time | loss | accuracy | utt/s |", "|---|---|---|---|---|---|"]
+def _training_table(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    validations: Mapping[str, Mapping[int, Mapping[str, float]]],
+) -> str:
+    validated = any(validations.values())
+    extra = " validation EER % (best) |" if validated else ""
+    lines = [
+        f"| phase | epochs | time | loss | accuracy | utt/s |{extra}",
+        f"|---|---|---|---|---|---|{'---|' if validated else ''}",
+    ]
     for name, records in logs.items():
-        seconds = sum(record["seconds"] for record in records)
+        seconds = sum(r["seconds"] + r.get("paused_seconds", 0) for r in records)
         last = records[-1]
         rates = sorted(record["utterances_per_second"] for record in records)
-        lines.append(
-            f"| {name} | {last['epoch']} | {seconds / 60:.1f} min | {last['loss']:.3f} | "
-            f"{100 * last['accuracy']:.1f} % | {rates[len(rates) // 2]:.0f} |"
+        line = (
+            f"| {name} | {last['epoch']} | {seconds / 60:.1f} min | {_cell(last['loss'], '.3f')} | "
+            f"{_cell(last['accuracy'], '.1%')} | {rates[len(rates) // 2]:.0f} |"
         )
+        eers = [v["eer"] for v in validations[name].values() if v.get("eer") is not None]
+        if validated:
+            line += f" {eers[-1]:.2f} ({min(eers):.2f}) |" if eers else " - |"
+        lines.append(line)
     lines.append(
         "\nAccuracy is that of the nearest class centre without margin, on training crops. The "
         "loss grows with the margin, so it cannot be compared between phases."
     )
     return "\n".join(lines)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form).replace("%", " %")
 
 
 def _environment() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,46 @@ from wesp_lap.files import PathLike
 
 
 def read_training_log(exp_dir: PathLike) -> list[dict[str, Any]]:
-    """Return the records of ``metrics.jsonl``, one per moment of training, in order.
+    """Return the records of steps in ``metrics.jsonl``, one per moment of training, in order.
 
-    Those of validations are left out. After a resume some steps stand in the file twice; the later
-    record counts.
+    Where a moment stands in the file twice, the later record counts.
     """
+    records: dict[tuple[int, int], dict[str, Any]] = {}
+    for where, record in _records(exp_dir):
+        if "validation" in record:
+            continue
+        try:
+            records[record["epoch"], record["step"]] = record
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{where}: not a training record: {error!r}") from error
+    if not records:
+        path = Path(exp_dir) / "metrics.jsonl"
+        raise DataError(f"{path}: holds no record; has this phase been trained?")
+    return [records[key] for key in sorted(records)]
+
+
+def read_validations(exp_dir: PathLike) -> dict[int, dict[str, float]]:
+    """Return the results of the validations in ``metrics.jsonl`` by epochs done, in order."""
+    found: dict[int, dict[str, float]] = {}
+    for where, record in _records(exp_dir):
+        if record.get("validation") is None:
+            continue
+        try:
+            found[record["epoch"]] = dict(record["validation"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{where}: not a record of a validation: {error!r}") from error
+    return dict(sorted(found.items()))
+
+
+def _records(exp_dir: PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(exp_dir) / "metrics.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such file; has this phase been trained?")
-    records: dict[tuple[int, int], dict[str, Any]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
-            if "validation" in record:
-                continue
-            records[record["epoch"], record["step"]] = record
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise DataError(f"{path}:{number}: not a training record: {error!r}") from error
-    if not records:
-        raise DataError(f"{path}: holds no record; has this phase been trained?")
-    return [records[key] for key in sorted(records)]
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: not a training record: {line}")
+        yield f"{path}:{number}", record
