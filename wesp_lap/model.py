@@ -78,7 +78,7 @@ class SpeakerModel(nn.Module):
         """Map waveforms (B, S) at 16 kHz in [-1, 1] to embeddings (B, E)."""
         return self.backend(self.frontend(waves))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what models keep for their next call must serve training
     def embed(self, waves: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return embeddings in float32 and evaluation mode, whatever the rows are padded with.
 
@@ -100,12 +100,15 @@ class SpeakerModel(nn.Module):
         counts = [waves.shape[1]] * len(waves) if lengths is None else _checked(lengths, waves)
         _refuse_unusable(waves, counts)
         waves, counts = _lengthened(waves, counts, self.min_samples)
-        waves = waves[:, : max(counts)].to(next(self.parameters()).device, non_blocking=True)
+        parameter = next(self.parameters(), waves)  # a mean of filterbanks has none
+        waves = waves[:, : max(counts)].to(parameter.device, non_blocking=True)
         was_training = self.training
         self.eval()
         equal = min(counts) == max(counts)
-        embeddings = self(waves) if equal else self._embed_padded(waves, counts)
-        self.train(was_training)
+        try:
+            embeddings = self(waves) if equal else self._embed_padded(waves, counts)
+        finally:
+            self.train(was_training)
         return embeddings.float()
 
     def _embed_padded(self, waves: Tensor, lengths: list[int]) -> Tensor:

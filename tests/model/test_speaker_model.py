@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from helpers import tiny_frontend
 
-from wesp_lap.coerce import from_mapping
+from wesp_lap.coerce import Section, from_mapping
 from wesp_lap.errors import ConfigError, DataError
 from wesp_lap.model import ModelSettings, SpeakerModel
 
@@ -58,6 +59,36 @@ def test_embed_is_the_forward_pass_of_one_utterance(model):
     assert embedding.shape == (16,)
     with torch.inference_mode():  # attention takes another kernel when a gradient is wanted
         assert torch.equal(embedding, model.eval()(wave.unsqueeze(0))[0])
+
+
+def test_embed_leaves_the_mode_as_it_was_when_it_fails(model, monkeypatch):
+    def broken(waves):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model.frontend, "forward", broken)
+    model.train()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model.embed(torch.randn(8000))
+    assert model.training
+
+
+def test_a_model_can_be_trained_after_embed():
+    """The rotary positions of a Conformer are kept from one call to the next."""
+    config = {**tiny_frontend("wav2vec2-conformer"), "position_embeddings_type": "rotary"}
+    frontend, backend = Section("transformer", {"config": config}), Section("layer_mean")
+    model = SpeakerModel(ModelSettings(frontend, backend)).train()
+    waves = torch.randn(2, 8000)
+    model.embed(waves)
+    model(waves).sum().backward()
+    assert all(p.grad is not None for p in model.frontend.model.encoder.layers[0].parameters())
+
+
+def test_a_model_without_parameters_embeds():
+    fbank, backend = Section("fbank"), Section("layer_mean", {"layer": 0})
+    model = SpeakerModel(ModelSettings(fbank, backend))
+    waves = torch.randn(2, 8000)
+    assert not list(model.parameters())
+    assert torch.equal(model.embed(waves), model.eval()(waves))
 
 
 def test_embed_repeats_what_is_too_short_for_two_frames(model):
