@@ -8,6 +8,7 @@
 #   conf phases    folder of settings, and which of its files are trained, in order
 #   nproc num_nodes HOST_NODE_ADDR   processes per node, nodes, where they meet
 #   nj num_avg top_n num_pairs       jobs, checkpoints averaged, AS-norm and calibration sizes
+#   average_options  further "--option value" words for average_model; may be empty
 #   note           text below the results table; may be empty
 #   untrained      true to extract and score with the untrained network too, for comparison
 #   overrides      array of further "--section.key value" words for training
@@ -142,8 +143,10 @@ last_phase() { printf '%s/%s' "$exp_dir" "${phases##* }"; }
 # Stage 4: average the last checkpoints and extract with that model and with the untrained one.
 stage_extract() {
   local set
+  # shellcheck disable=SC2086  # several words are meant
   once average -i "$(last_phase)/final/state.json" -o "$exp_dir/model/model.safetensors" -- \
-    run average_model --exp_dir "$(last_phase)" --out "$exp_dir/model" --num "$num_avg"
+    run average_model --exp_dir "$(last_phase)" --out "$exp_dir/model" --num "$num_avg" \
+    ${average_options-}
   for set in train eval; do
     run extract --model "$exp_dir/model" --data "$exp_dir/data/$set" \
       --out "$exp_dir/embeddings/$set" --nj "$nj"

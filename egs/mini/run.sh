@@ -29,6 +29,7 @@ backend=                             # backend by name, in place of the one in t
 nproc=0                              # training processes; 0: two, or one on a single GPU
 nj=0                                 # jobs for data preparation; 0: one per core
 num_avg=2                            # checkpoints to average
+average_options=                     # further options of average_model, in quotes: "--best 3"
 top_n=20                             # cohort speakers that count in AS-norm
 num_pairs=4000                       # training pairs of the calibration
 utterances_per_shard=200             # size of a shard

@@ -28,6 +28,7 @@ num_nodes=1                          # nodes
 HOST_NODE_ADDR=                      # host:port where the nodes meet
 nj=0                                 # jobs for data preparation; 0: one per core
 num_avg=3                            # checkpoints to average
+average_options=                     # further options of average_model, in quotes: "--best 3"
 top_n=600                            # cohort speakers that count in AS-norm
 num_pairs=30000                      # training pairs of the calibration
 utterances_per_shard=1000            # size of a shard

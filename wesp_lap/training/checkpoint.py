@@ -104,7 +104,7 @@ class CheckpointFolder:
             speakers: Class index of each speaker.
             optimizer: Its state is written.
             scaler: Its state is written.
-            validation: Results at the end of the epoch, such as ``{"eer": ..., "min_dcf": ...}``.
+            validation: Results at the end of the epoch, see Validation.as_dict.
             extra: More tensors by name; each name becomes ``NAME.safetensors``, which
                 ``read_extra`` reads.
             notes: More plain values for ``state.json``, under "notes".
@@ -206,7 +206,7 @@ class CheckpointFolder:
         for moment in self._ends():
             results = read_validation(self.path(moment))
             if "eer" in results:
-                values.append((results["eer"], results.get("min_dcf", 0.0), moment))
+                values.append((results["eer"], results.get("min_dcf_0.01", 0.0), moment))
         return [moment for _, _, moment in sorted(values)[:num]]
 
     def epoch_ends(self) -> list[Path]:

@@ -203,7 +203,8 @@ def _draw_speakers(settings: ValidationSettings, utterances: Utterances) -> list
         raise DataError(
             f"validation.speakers ({settings.speakers}) of {len(utterances.speakers)} cannot be "
             f"held out: {len(able)} have {settings.utterances} utterances or more "
-            "(validation.utterances), and at least 2 must be left to train on; lower one of them"
+            "(validation.utterances), and at least 2 must be left to train on; lower one of them, "
+            "or switch validation off with validation.speakers 0"
         )
     chosen = generator(settings.seed).choice(able, settings.speakers, replace=False)
     return [utterances.speakers[number] for number in np.sort(chosen).tolist()]
