@@ -14,14 +14,13 @@ from torch import Tensor
 
 from wesp_lap.data.access import AccessSettings, CropReader
 from wesp_lap.errors import DataError
-from wesp_lap.files import read_json
 from wesp_lap.log import get_logger
 from wesp_lap.model import SAMPLE_RATE, SpeakerModel
 from wesp_lap.scoring.cosine import score_trials
 from wesp_lap.scoring.embeddings import Embeddings
 from wesp_lap.scoring.metrics import evaluate
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
-from wesp_lap.training.checkpoint_files import STATE_FILE
+from wesp_lap.training.checkpoint_files import read_validation
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.ema import WeightAverage
 from wesp_lap.training.held_out import ValidationSet, ValidationSettings
@@ -145,11 +144,11 @@ class Validator:
         """Log a result, and which epoch of those that are saved has the lowest EER so far."""
         if result is None:
             return
-        best, lowest = end, math.inf
+        best = end
         checkpoints.wait()  # the one before may still be on its way to the disk
         for saved in checkpoints.best():
-            lowest = read_json(checkpoints.path(saved) / STATE_FILE)["validation"]["eer"]
-            best = saved if lowest <= result.eer else end
+            if read_validation(checkpoints.path(saved))["eer"] <= result.eer:
+                best = saved
         get_logger().info(
             "validation: EER %.2f %% | minDCF(0.01) %.3f | minDCF(0.05) %.3f (%d trials, "
             "%d speakers)%s",
