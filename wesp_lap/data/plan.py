@@ -81,6 +81,18 @@ class EpochPlan:
         self._world_size = world_size
         self._seed = seed
 
+    def largest_batches(self) -> list[tuple[int, int]]:
+        """Return (utterances, samples per crop) of the batches that may take the most memory.
+
+        Among the batches of all processes in the first epoch: that with most samples, that with
+        the longest crops, and that with most utterances.
+        """
+        order = self._sampling.order(self._seed, 0)
+        rows, samples = np.diff(order.cuts), order.samples
+        keys = ((rows * samples,), (rows, samples), (samples, rows))
+        chosen = {int(np.lexsort(key)[-1]) for key in keys}
+        return sorted({(int(rows[index]), int(samples[index])) for index in chosen})
+
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
         """Yield this process's batches of an epoch from ``first_step`` on.
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wesp_lap.data.crops import Batch
+from wesp_lap.data.plan import EpochPlan
 from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import get_logger
 from wesp_lap.losses.output import LossOutput
 from wesp_lap.seeding import generator
+from wesp_lap.training import memory
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.groups import drop_early_gradients, set_learning_rates
 from wesp_lap.training.interruption import Interruption
@@ -87,11 +89,12 @@ class Engine:
         phase: What is trained; its modules and optimizer are changed in place.
         process: This process among all.
         pull: What draws the frontend back, if anything.
-        smallest_batch: Utterances that a process has in the smallest batch.
+        batches: Sizes of the batches of this process.
         interruption: Says whether this process has been asked to leave.
 
     Raises:
         ConfigError: the batches are too small for the chunks of ``training.accumulate``.
+        OutOfMemoryError: the largest batches do not fit into the memory of the GPU.
     """
 
     def __init__(
@@ -100,13 +103,13 @@ class Engine:
         phase: Phase,
         process: Process,
         pull: Pull | None,
-        smallest_batch: int,
+        batches: EpochPlan,
         interruption: Interruption,
     ) -> None:
-        chunks = settings.training.accumulate
-        if smallest_batch // chunks < 2:
+        chunks, smallest = settings.training.accumulate, batches.smallest_batch
+        if smallest // chunks < 2:
             raise ConfigError(
-                f"training.accumulate ({chunks}) must cut the {smallest_batch} utterances that a "
+                f"training.accumulate ({chunks}) must cut the {smallest} utterances that a "
                 "process has in the smallest batch into chunks of at least 2, which batch norm "
                 "needs; lower it, or raise data.batch_size (data.sampling.max_seconds by length)"
             )
@@ -115,8 +118,14 @@ class Engine:
         self._process = process
         self._pull = pull
         self._interruption = interruption
-        self._network = self._distribute(TrainingStep(phase.model, phase.classifier))
+        self._chunks = chunks
         self._bad_steps = 0
+        network = TrainingStep(phase.model, phase.classifier)
+        self._network: nn.Module = network
+        if memory.is_wanted(settings, process.device):
+            shapes = batches.largest_batches()
+            memory.probe(self._attempt, shapes, smallest, settings, phase, process)
+        self._network = self._distribute(network)
 
     def train(self) -> None:
         """Put the network into training mode."""
@@ -127,9 +136,18 @@ class Engine:
 
         Raises:
             WespError: more such steps than ``training.max_bad_steps``.
+            OutOfMemoryError: there is too little memory for this batch.
         """
-        optimizer, scaler = self._phase.optimizer, self._phase.scaler
         where = f"epoch {plan.epoch + 1} step {plan.step + 1}"
+        try:
+            return self._step(batch, plan, where)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_shortage(error):
+                raise
+            raise memory.shortage(error, batch, self._settings, self._phase, where) from error
+
+    def _step(self, batch: Batch, plan: StepPlan, where: str) -> StepResult:
+        optimizer, scaler = self._phase.optimizer, self._phase.scaler
         self._process.at(f"{where}, forward and backward")
         set_learning_rates(optimizer, plan.lr, plan.progress)
         seed_step(self._settings.seed, plan.epoch, plan.step, self._process.rank)
@@ -161,10 +179,9 @@ class Engine:
         Both are scaled by the weight of the batch, so that their mean over the processes, and that
         of the gradients, is the mean over all utterances.
         """
-        chunks = self._settings.training.accumulate
         device = self._process.device
-        waves = batch.waves.tensor_split(chunks)
-        labels = batch.labels.tensor_split(chunks)
+        waves = batch.waves.tensor_split(self._chunks)
+        labels = batch.labels.tensor_split(self._chunks)
         dtype = _AUTOCAST.get(self._settings.training.precision)
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         for index, (wave, label) in enumerate(zip(waves, labels, strict=True)):
@@ -177,6 +194,15 @@ class Engine:
             hits = output.scores.detach().argmax(dim=1) == label
             correct += share * hits.float().mean()
         return total, correct
+
+    def _attempt(self, batch: Batch, chunks: int) -> None:
+        """Compute a batch for the sake of the memory that it takes."""
+        self._chunks = chunks
+        margin = self._settings.margin.final
+        try:
+            self._accumulate(batch, margin, self._settings.margin.penalty_for(margin))
+        finally:
+            self._chunks = self._settings.training.accumulate
 
     @property
     def _trained(self) -> list[nn.Parameter]:

@@ -33,6 +33,7 @@ _FREE_SETTINGS = (
     ("data", "noise_bank"),
     ("data", "access"),
     ("data", "max_bad"),
+    ("frontend", "gradient_checkpointing"),
     ("init_from",),
     ("init_checkpoint",),
     ("validation", "shards"),
@@ -44,6 +45,7 @@ _FREE_SETTINGS = (
     ("training", "keep_best"),
     ("training", "max_failed_saves"),
     ("training", "max_bad_steps"),
+    ("training", "probe_memory"),
     ("training", "timeout_minutes"),
 )
 

@@ -49,8 +49,7 @@ class Trainer:
         self._lr_schedule = build(LR_SCHEDULES, settings.lr_schedule, "lr_schedule")
         self._steps_per_epoch = stream.plan.steps_per_epoch
         pull = open_pull(settings, phase, exp_dir, process.is_main)
-        smallest = stream.plan.smallest_batch
-        self._engine = Engine(settings, phase, process, pull, smallest, interruption)
+        self._engine = Engine(settings, phase, process, pull, stream.plan, interruption)
         self._average = open_average(settings.training.ema_decay, phase, checkpoints)
         use = open_utilisation(
             phase.model,

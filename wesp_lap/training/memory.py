@@ -1,0 +1,229 @@
+"""Whether the largest batch of a phase fits into the GPU's memory, tried before training begins.
+
+A run that ends for want of memory after hours, in the first batch of long crops, has cost those
+hours. The largest batches are computed forward and backward once, on noise; everything they change
+is put back. When one does not fit, smaller chunks are tried, so that the error says what would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wesp_lap.audio.augment import SAMPLE_RATE
+from wesp_lap.data.crops import Batch
+from wesp_lap.errors import WespError
+from wesp_lap.log import get_logger
+from wesp_lap.training.distributed import Process
+from wesp_lap.training.phase import Phase
+from wesp_lap.training.settings import TrainSettings
+
+_GIB = 2**30
+# Tensors of the size of the weights that an optimizer makes in its first step.
+_OPTIMIZER_TENSORS = {"adam": 2, "adamw": 2, "sgd": 1}
+
+# Computes a batch forward and backward in so many chunks.
+Attempt = Callable[[Batch, int], object]
+# Utterances of a batch and samples of its crops.
+Shape = tuple[int, int]
+
+
+class OutOfMemoryError(WespError):
+    """A training step needs more memory than there is; the message says what would need less."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Say whether an error of torch means that memory is used up."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
+
+
+def is_wanted(settings: TrainSettings, device: torch.device) -> bool:
+    """Say whether memory is to be tried; a CPU's is shared with all other programs."""
+    return settings.training.probe_memory and device.type == "cuda"
+
+
+def probe(
+    attempt: Attempt,
+    shapes: Sequence[Shape],
+    smallest: int,
+    settings: TrainSettings,
+    phase: Phase,
+    process: Process,
+) -> None:
+    """Try the largest batches, and log how much memory they take.
+
+    Args:
+        attempt: Computes a batch; of this process alone, without waiting for others.
+        shapes: The largest batches.
+        smallest: Utterances of the smallest batch, which must be enough for the chunks advised.
+        settings: Of the phase.
+        phase: What is trained; it is afterwards as it was.
+        process: All processes must come here.
+
+    Raises:
+        OutOfMemoryError: one of the batches does not fit, in any of the processes.
+    """
+    needed = torch.zeros(len(shapes), device=process.device, dtype=torch.int64)
+    with unchanged(phase):
+        reserved = _reserve(settings, phase, process)
+        for index, (rows, samples) in enumerate(shapes):
+            batch = _noise(rows, samples, phase, process.device)
+            needed[index] = _chunks_that_fit(attempt, batch, smallest, settings, phase)
+        del reserved
+    peak = _peak(process.device)
+    # One that runs out of memory must not leave the others waiting: all say the same.
+    worst = process.gather(needed).max(dim=0).values.tolist()
+    for (rows, samples), chunks in zip(shapes, worst, strict=True):
+        if chunks != settings.training.accumulate:
+            fits = None if chunks > rows else chunks
+            raise OutOfMemoryError(
+                f"the largest batches of this phase do not fit into the memory of "
+                f"{process.device}: {_describe(rows, samples)} per process, computed in "
+                f"{settings.training.accumulate} chunks. {_advice(settings, phase, fits)}"
+            )
+    text = ", ".join(_describe(rows, samples) for rows, samples in shapes)
+    get_logger().info("memory for the largest batches (%s per process): %s", text, peak)
+
+
+def shortage(
+    error: BaseException, batch: Batch, settings: TrainSettings, phase: Phase, where: str
+) -> OutOfMemoryError:
+    """Return the error for a step that has run out of memory although the largest batch fitted."""
+    return OutOfMemoryError(
+        f"out of memory on {batch.waves.device} in {where}, with {_describe(*batch.waves.shape)}: "
+        f"{str(error).splitlines()[0]} The last checkpoint is whole: when the memory was needed by "
+        "other programs, the same command goes on from there (as it does with the environment "
+        "variable PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or with "
+        "frontend.gradient_checkpointing). A new run needs less: "
+        f"{_advice(settings, phase, 2 * settings.training.accumulate)}"
+    )
+
+
+@contextlib.contextmanager
+def unchanged(phase: Phase) -> Iterator[None]:
+    """Put back what computing a batch changes: generators, statistics, gradients, modes."""
+    modules = [m for part in (phase.model, phase.classifier) for m in part.modules()]
+    modes = [module.training for module in modules]
+    buffers = [(b, b.clone()) for module in modules for b in module.buffers(recurse=False)]
+    devices = {b.device for b, _ in buffers} | {p.device for p in phase.model.parameters()}
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with (
+        torch.random.fork_rng([d for d in devices if d.type == "cuda"]),
+        _all_layers(modules),
+    ):
+        try:
+            for part in (phase.model, phase.classifier):
+                part.train()
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            phase.optimizer.zero_grad(set_to_none=True)
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+@contextlib.contextmanager
+def _all_layers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Leave out LayerDrop, with which a batch takes less memory."""
+    holders: list[Any] = [*modules, *(getattr(module, "config", None) for module in modules)]
+    before = []
+    for holder in holders:
+        for name in ("layerdrop", "encoder_layerdrop"):
+            value = getattr(holder, name, None)
+            if isinstance(value, float):
+                before.append((holder, name, value))
+                setattr(holder, name, 0.0)
+    try:
+        yield
+    finally:
+        for holder, name, value in reversed(before):
+            setattr(holder, name, value)
+
+
+def _reserve(settings: TrainSettings, phase: Phase, process: Process) -> list[Tensor]:
+    """Take the memory that the first steps take for good: optimizer, averages, buckets of DDP."""
+    trained = [p for group in phase.optimizer.param_groups for p in group["params"]]
+    copies = 0 if phase.optimizer.state else _OPTIMIZER_TENSORS[settings.optimizer.name]
+    copies += int(process.world_size > 1)
+    reserved = [torch.empty_like(p) for p in trained for _ in range(copies)]
+    if settings.training.ema_decay > 0:
+        reserved += [torch.empty_like(p) for p in phase.model.parameters() if p.requires_grad]
+    return reserved
+
+
+def _noise(rows: int, samples: int, phase: Phase, device: torch.device) -> Batch:
+    waves = 0.1 * torch.randn(rows, samples, device=device)
+    classes = next(phase.classifier.parameters()).shape[-1]
+    labels = torch.arange(rows, device=device) % classes
+    return Batch(waves, labels, [""] * rows, 1.0, None, {})
+
+
+def _chunks_that_fit(
+    attempt: Attempt, batch: Batch, smallest: int, settings: TrainSettings, phase: Phase
+) -> int:
+    """Return how many chunks the batch must be cut into; more than it has rows for none."""
+    chunks = settings.training.accumulate
+    while smallest // chunks >= 2:  # which batch norm needs
+        try:
+            attempt(batch, chunks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+        else:
+            return chunks
+        finally:
+            phase.optimizer.zero_grad(set_to_none=True)
+        # Outside of the handler, whose error holds the tensors of the pass.
+        if batch.waves.is_cuda:
+            torch.cuda.empty_cache()
+        chunks *= 2
+    return len(batch.labels) + 1
+
+
+def _advice(settings: TrainSettings, phase: Phase, chunks: int | None) -> str:
+    """Return what would need less memory, with numbers."""
+    ways = []
+    if chunks is not None:
+        share = settings.training.accumulate / chunks
+        ways.append(f"raise training.accumulate to {chunks}")
+        if settings.data.sampling.name == "lengths":
+            longest = settings.data.sampling.options.get("max_seconds", 87.5)
+            ways.append(f"lower data.sampling.max_seconds to {longest * share:.4g}")
+        else:
+            ways.append(f"lower data.batch_size to {int(settings.data.batch_size * share)}")
+    frontend = phase.model.frontend
+    trained = any(p.requires_grad for p in frontend.parameters())
+    if trained and getattr(frontend, "gradient_checkpointing", True) is False:
+        ways.append("set frontend.gradient_checkpointing to true")
+    if settings.training.precision == "fp32":
+        ways.append("set training.precision to bf16")
+    if chunks is None:
+        ways.append("lower data.crop_seconds (data.sampling.longest_seconds by length)")
+    text = "; or ".join(ways)
+    return f"{text[0].upper()}{text[1:]}; or train on more GPUs"
+
+
+def _describe(rows: int, samples: int) -> str:
+    return f"{rows} crops of {samples / SAMPLE_RATE:.2f} s"
+
+
+def _peak(device: torch.device) -> str:
+    """Return how much memory was taken, and let go of it."""
+    if device.type != "cuda":
+        return "unknown"
+    peak = torch.cuda.max_memory_allocated(device)
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return f"{peak / _GIB:.1f} of {total / _GIB:.1f} GiB"
