@@ -15,7 +15,7 @@ from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.plan import BatchPlan, EpochPlan
 from wesp_lap.data.sampling import SAMPLINGS
 from wesp_lap.data.settings import StreamSettings
-from wesp_lap.data.workers import why_worker_lost
+from wesp_lap.data.workers import outlive_signals, why_worker_lost
 from wesp_lap.errors import ConfigError, DataError, WespError, problem_list
 from wesp_lap.log import get_logger
 
@@ -56,6 +56,7 @@ class SampleStream:
             batch_size=None,
             sampler=self._batches,
             num_workers=settings.num_workers,
+            worker_init_fn=outlive_signals,
             persistent_workers=settings.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
+from threading import Thread
 
 from torch import Tensor
+
+
+def outlive_signals(worker: int = 0) -> None:
+    """Have a loader process end with the training process, not by signals that are meant for that.
+
+    Schedulers send them to all processes of a job. Training then goes on to the end of the step,
+    for which it may need batches.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    # Whoever has sent a signal is known only to those who wait for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def release_memory() -> None:
