@@ -88,6 +88,27 @@ def test_a_later_phase_with_another_backend_is_refused(frozen, make_settings, tm
         train(settings, tmp_path / "joint")
 
 
+def test_a_later_phase_whose_weights_would_compute_something_else_is_refused(
+    frozen, make_settings, tmp_path
+):
+    """A key of the configuration that changes no shape, beside one that acts in training only."""
+    config = {"hidden_act": "relu", "hidden_dropout": 0.3}
+    settings = make_settings(init_from=str(frozen), frontend={"config": config})
+    with pytest.raises(ConfigError) as caught:
+        train(settings, tmp_path / "joint")
+    assert str(caught.value).startswith("frontend.config.hidden_act: relu here, gelu in ")
+    assert "dropout" not in str(caught.value)
+
+
+def test_a_later_phase_may_regularise_otherwise(frozen, make_settings, tmp_path):
+    config = {"hidden_dropout": 0.3, "layerdrop": 0.1, "apply_spec_augment": True}
+    settings = make_settings(
+        init_from=str(frozen), frontend={"config": config}, training={"epochs": 1}
+    )
+    train(settings, tmp_path / "joint")
+    assert changed(weights(frozen, 2), weights(tmp_path / "joint", 0)) == set()
+
+
 def test_the_saved_model_is_a_speaker_model(frozen):
     model = SpeakerModel.from_pretrained(checkpoint(frozen, 2))
     assert model.embed(torch.randn(16000)).shape == (16,)

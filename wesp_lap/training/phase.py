@@ -29,6 +29,9 @@ from wesp_lap.training.optimizers import OPTIMIZERS
 from wesp_lap.training.pull import Pull, begin_pull, resume_pull
 from wesp_lap.training.settings import TrainSettings
 
+# Parts of the names of a configuration's keys that do not change what trained weights compute.
+_TRAINING_ONLY = ("drop", "mask_", "spec_augment", "init", "ctc_", "token_id", "vocab_size")
+
 
 @dataclass
 class Phase:
@@ -195,15 +198,27 @@ def _saved_model(settings: TrainSettings, source: Path) -> SpeakerModel:
 
 
 def _agree_on_features(model: SpeakerModel, saved: SpeakerModel, source: Path) -> None:
-    """Refuse options that change what the weights hear, such as the window of a filterbank."""
-    ours, theirs = model.frontend.options(), saved.frontend.options()
+    """Refuse options that change what the weights compute, such as the window of a filterbank."""
+    ours, theirs = _features(model), _features(saved)
     faults = [
         f"frontend.{name}: {ours.get(name)} here, {theirs.get(name)} in {source}"
-        for name in sorted({*ours, *theirs} - {"config", "lora"})
+        for name in sorted({*ours, *theirs})
         if ours.get(name) != theirs.get(name)
     ]
     if faults:
         raise ConfigError("; ".join(faults))
+
+
+def _features(model: SpeakerModel) -> dict[str, Any]:
+    """Return the frontend's options by dotted name, without those that act in training only."""
+    options = to_plain(model.frontend.options())
+    config = options.pop("config", {})
+    options.pop("lora", None)
+    return options | {
+        f"config.{name}": value
+        for name, value in config.items()
+        if not any(part in name for part in _TRAINING_ONLY)
+    }
 
 
 def _agree_on_adapters(model: SpeakerModel, saved: SpeakerModel, source: Path) -> None:
