@@ -104,12 +104,14 @@ class Watch:
 
     def diagnosis(self) -> str:
         """Return who is to blame for a communication that failed; takes a few seconds."""
+        reached = self._look()  # what is new by now is no sign of life afterwards
         begun = time.monotonic()
-        while time.monotonic() - begun < (_SILENT + 1) * self._interval:
+        while reached and time.monotonic() - begun < _SILENT * self._interval:
             time.sleep(self._interval)
-            if not self._look():
-                return f"training process 0, which all others meet at, is gone. {_GOES_ON}"
-        silent = [r for r, seen in enumerate(self._seen) if seen.alive < begun + self._interval]
+            reached = self._look()
+        if not reached:
+            return f"training process 0, which all others meet at, is gone. {_GOES_ON}"
+        silent = [r for r, seen in enumerate(self._seen) if seen.alive <= begun]
         if silent:
             return f"{self._list(silent)} gave no sign of life any more. {_GOES_ON}"
         late = self._late()
