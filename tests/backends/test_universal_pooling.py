@@ -280,6 +280,21 @@ def test_without_any_weight_the_statistics_are_zero_and_the_floor():
     torch.testing.assert_close(seen[0], torch.cat([torch.zeros(3, 8), torch.full((3, 8), 0.01)], 1))
 
 
+def test_gradients_of_the_statistics_under_dropped_weights():
+    torch.manual_seed(0)
+    scores, x = (torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in "ab")
+    keep = torch.rand(2, 5, 3, dtype=torch.float64).gt(0.4) / 0.6
+    weights = scores.softmax(dim=1) * keep
+    mean = (weights * x).sum(dim=1)
+    deviation = ((weights * x.square()).sum(dim=1) - mean.square()).clamp(min=1e-4).sqrt()
+    plain = torch.cat([mean, deviation], dim=1)
+    result = GridTimePool.statistics(x, scores, keep)
+    torch.testing.assert_close(result, plain)
+    grad = torch.randn_like(plain)
+    expected = torch.autograd.grad(plain, (scores, x), grad)
+    torch.testing.assert_close(torch.autograd.grad(result, (scores, x), grad), expected)
+
+
 def test_the_pooling_over_time_is_attentive_statistics_pooling_in_evaluation():
     pool, plain = GridTimePool(8, 4, 0.1).eval(), AttentiveStatisticsPooling(8, 4).eval()
     plain.load_state_dict(pool.state_dict())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.padding import padding_mask
 
 _MIN_VARIANCE = 1e-5
@@ -38,8 +39,7 @@ class AdapterMfa(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if adapter_dim < 1:
-            raise ValueError(f"adapter_dim must be at least 1, got {adapter_dim}")
+        check_sizes(adapter_dim=adapter_dim, embed_dim=embed_dim)
         self.embed_dim = embed_dim
         self.adapters = LayerAdapters(num_layers, input_dim, adapter_dim)
         width = num_layers * adapter_dim

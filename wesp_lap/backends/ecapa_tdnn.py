@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.layer_pool import build_layer_pool
 from wesp_lap.backends.statistics import frame_mean, frame_mean_std, widened, zeroed
@@ -53,6 +54,7 @@ class EcapaTdnn(nn.Module):
         super().__init__()
         if channels < _SCALE or channels % _SCALE:
             raise ValueError(f"channels ({channels}) must be a multiple of {_SCALE}")
+        check_sizes(embed_dim=embed_dim)
         self.embed_dim = embed_dim
         self.layer_pool = build_layer_pool(layer_pool, num_layers, input_dim)
         frame_dim = cast(int, self.layer_pool.output_dim)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.layer_grid import (
     GridConv,
@@ -114,10 +115,9 @@ class LTdnnD3(LayerTdnn):
         score_dropout: float = 0.1,
         attention_dropout: float = 0.1,
     ) -> None:
+        check_sizes(channels=channels, num_blocks=num_blocks)
         if depth < 1 or channels % depth:
             raise ValueError(f"depth ({depth}) must divide the channels ({channels})")
-        if num_blocks < 1:
-            raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         super().__init__(
             num_layers,
             input_dim,
@@ -161,6 +161,7 @@ class LTdnnEcapa(LayerTdnn):
         score_dropout: float = 0.1,
         attention_dropout: float = 0.1,
     ) -> None:
+        check_sizes(channels=channels)
         if scale < 2 or channels % scale:
             raise ValueError(f"scale ({scale}) must be 2 or more and divide channels ({channels})")
         super().__init__(

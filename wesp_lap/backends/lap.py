@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_dropout, check_sizes
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.lap_kernel import Options, pool_layers
 from wesp_lap.backends.lap_projection import ProjectionParameters
@@ -58,10 +59,12 @@ class LayerAttentivePooling(nn.Module):
         score_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if heads < 1 or input_dim % heads:
-            raise ValueError(f"heads ({heads}) must divide the layer width ({input_dim})")
         if num_layers < 2:
             raise ValueError(f"layer pooling needs at least 2 layer states, got {num_layers}")
+        if heads < 1 or input_dim % heads:
+            raise ValueError(f"heads ({heads}) must divide the layer width ({input_dim})")
+        check_sizes(**{"pooled width": output_dim})
+        check_dropout(score_dropout=score_dropout)
         self.output_dim = output_dim
         self.heads = heads
         self.score = score

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.pooling import AttentiveStatisticsPooling
 from wesp_lap.padding import padding_mask
 
@@ -89,6 +90,7 @@ class GridLayerPool(nn.Module):
         self, num_layers: int, input_dim: int, output_dim: int, heads: int, score_dropout: float
     ) -> None:
         super().__init__()
+        check_sizes(**{"pooled width": output_dim})
         if heads < 1 or output_dim % heads:
             raise ValueError(f"heads ({heads}) must divide the pooled width ({output_dim})")
         self.heads = heads
@@ -141,6 +143,8 @@ class GridTimePool(AttentiveStatisticsPooling):
         super().__init__(input_dim, embed_dim, frame_dropout=0.0)
         self.dropout = nn.Dropout(attention_dropout)
 
-    def attention(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Return the weight of each frame per channel; see AttentiveStatisticsPooling."""
-        return self.dropout(super().attention(x, padding))
+    def kept(self, scores: Tensor) -> Tensor | None:
+        """Draw which weights stay; see AttentiveStatisticsPooling."""
+        if not self.training or self.dropout.p == 0:
+            return None
+        return self.dropout(torch.ones_like(scores))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.layer_pool import build_layer_pool
 from wesp_lap.backends.statistics import zeroed
@@ -115,7 +116,7 @@ class Mhfa(FactorizedAttentivePooling):
         embed_dim: int = 256,
         layer_pool: Section | None = None,
     ) -> None:
-        _check_sizes(heads=heads, compressed_dim=compressed_dim, embed_dim=embed_dim)
+        check_sizes(heads=heads, compressed_dim=compressed_dim, embed_dim=embed_dim)
         queries = nn.Linear(compressed_dim, heads)
         super().__init__(
             num_layers, input_dim, queries, heads, compressed_dim, embed_dim, layer_pool
@@ -159,7 +160,7 @@ class CaMhfa(FactorizedAttentivePooling):
         embed_dim: int = 256,
         layer_pool: Section | None = None,
     ) -> None:
-        _check_sizes(groups=groups, compressed_dim=compressed_dim, embed_dim=embed_dim)
+        check_sizes(groups=groups, compressed_dim=compressed_dim, embed_dim=embed_dim)
         if context < 1 or context % 2 == 0:
             raise ValueError(f"context must be an odd number of frames, got {context}")
         queries = ContextQueries(compressed_dim, groups, context)
@@ -185,9 +186,3 @@ class ContextQueries(nn.Module):
         """Score keys (B, T, C), giving (B, T, G)."""
         scores: Tensor = self.convolution(keys.transpose(1, 2))
         return scores.transpose(1, 2)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")

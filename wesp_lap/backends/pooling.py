@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_dropout, check_sizes
 from wesp_lap.backends.first_order import first_order_only
 from wesp_lap.padding import padding_mask
 
@@ -32,8 +33,8 @@ class AttentiveStatisticsPooling(nn.Module):
         super().__init__()
         if input_dim % 2:
             raise ValueError(f"attentive statistics pooling needs even channels, got {input_dim}")
-        if not 0 <= frame_dropout < 1:
-            raise ValueError(f"frame_dropout must lie in [0, 1), got {frame_dropout}")
+        check_sizes(embed_dim=embed_dim)
+        check_dropout(frame_dropout=frame_dropout)
         self.frame_dropout = frame_dropout
         self.squeeze = nn.Linear(3 * input_dim, input_dim // 2)
         self.squeeze_norm = nn.BatchNorm1d(input_dim // 2)
@@ -53,7 +54,8 @@ class AttentiveStatisticsPooling(nn.Module):
         if frames is not None:
             padding = padding_mask(frames, x.shape[1], x.device).unsqueeze(-1)
             x = x.masked_fill(padding, 0)  # a weight of zero would not take away NaN
-        statistics = self.statistics(_full(x), self.scores(x, padding))
+        scores = self.scores(x, padding)
+        statistics = self.statistics(_full(x), scores, self.kept(scores))
         return self.embedding_norm(self.embedding(self.statistics_norm(statistics)))
 
     def attention(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -63,7 +65,14 @@ class AttentiveStatisticsPooling(nn.Module):
             x: Features (B, T, C), zero in the padding.
             padding: (B, T, 1), true where weights shall be zero.
         """
-        return self.scores(x, padding).softmax(dim=1)
+        scores = self.scores(x, padding)
+        keep = self.kept(scores)
+        weights = scores.softmax(dim=1)
+        return weights if keep is None else weights * keep
+
+    def kept(self, scores: Tensor) -> Tensor | None:
+        """Return factors (B, T, C) on the weights, which a kind of pooling may draw in training."""
+        return None
 
     def scores(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Return the weights of ``attention`` before the softmax over frames."""
@@ -84,44 +93,49 @@ class AttentiveStatisticsPooling(nn.Module):
         return scores
 
     @staticmethod
-    def statistics(x: Tensor, scores: Tensor) -> Tensor:
+    def statistics(x: Tensor, scores: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return mean and deviation over time of (B, T, C), side by side, (B, 2C).
 
-        They are weighted by the softmax over time of ``scores``, (B, T, C).
+        They are weighted by the softmax over time of ``scores``, (B, T, C), times ``keep``.
         """
-        mean, square = _WeightedMoments.apply(scores, x)
+        mean, square = _WeightedMoments.apply(scores, x, keep)
         variance = square - mean.square()
         return torch.cat([mean, variance.clamp(min=_MIN_VARIANCE).sqrt()], dim=-1)
 
 
 class _WeightedMoments(torch.autograd.Function):
-    """First two moments of x over time under the weights w = softmax(scores).
+    """First two moments of x over time under the weights k w, with w = softmax(scores).
 
     With gradients g of the mean m and h of the square q, and u = g + h x,
 
-        dx = w (u + h x),  dscores = w (u x - (g m + h q))
+        dx = k w (u + h x),  dscores = w (k u x - (g m + h q))
 
-    since u x averages to g m + h q: half as many passes over (B, T, C) as under autograd.
+    since the sum of k w u x is g m + h q: half as many passes over (B, T, C) as under autograd.
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, scores: Tensor, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         weights = scores.softmax(dim=1)
         weighted = weights * x
+        if keep is not None:
+            weighted *= keep
         mean = weighted.sum(dim=1)
         square = weighted.mul_(x).sum(dim=1)
-        ctx.save_for_backward(weights, x, mean, square)
+        ctx.save_for_backward(weights, x, keep, mean, square)
         return mean, square
 
     @staticmethod
     @first_order_only
-    def backward(ctx: Any, mean_grad: Tensor, square_grad: Tensor) -> tuple[Tensor, Tensor]:
-        weights, x, mean, square = ctx.saved_tensors
+    def backward(ctx: Any, mean_grad: Tensor, square_grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, x, keep, mean, square = ctx.saved_tensors
         average = (mean_grad * mean + square_grad * square).unsqueeze(1)
         mean_grad, square_grad = mean_grad.unsqueeze(1), square_grad.unsqueeze(1)
         u = torch.addcmul(mean_grad, square_grad, x)
         x_grad = torch.addcmul(u, square_grad, x).mul_(weights)
-        return u.mul_(x).sub_(average).mul_(weights), x_grad
+        if keep is not None:
+            x_grad *= keep
+            u *= keep
+        return u.mul_(x).sub_(average).mul_(weights), x_grad, None
 
 
 def _mean_std(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:

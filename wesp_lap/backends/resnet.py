@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.layer_pool import build_layer_pool
 from wesp_lap.backends.statistics import frame_mean_std, zeroed
 from wesp_lap.coerce import Section
@@ -48,6 +49,7 @@ class ResNet34(nn.Module):
         layer_pool: Section | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, embed_dim=embed_dim)
         self.embed_dim = embed_dim
         # A deviation needs two frames after the last stage.
         self.min_frames = _REDUCTION + 1

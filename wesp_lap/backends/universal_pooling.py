@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.layer_grid import (
     GridConv,
@@ -61,8 +62,7 @@ class UniversalPooling(nn.Module):
         super().__init__()
         if num_layers < 3:
             raise ValueError(f"universal pooling needs at least 3 layer states, got {num_layers}")
-        if num_blocks < 1:
-            raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
+        check_sizes(conv_dim=conv_dim, num_blocks=num_blocks)
         if not 0 <= span_out <= 1 or not 0 <= span_start <= 1 or span_length < 1:
             raise ValueError(
                 "span_out and span_start must lie in [0, 1] and span_length be at least 1, got "

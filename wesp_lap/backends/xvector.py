@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wesp_lap.backends.checks import check_sizes
 from wesp_lap.backends.init import xavier_init
 from wesp_lap.backends.layer_pool import build_layer_pool
 from wesp_lap.backends.statistics import frame_mean_std, zeroed
@@ -53,6 +54,7 @@ class XVector(nn.Module):
         layer_pool: Section | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, pooled_dim=pooled_dim, embed_dim=embed_dim)
         self.embed_dim = embed_dim
         self.eval_layer = eval_layer
         self.layer_pool = build_layer_pool(layer_pool, num_layers, input_dim)
