@@ -212,7 +212,7 @@ def test_results_stand_in_checkpoints_metrics_and_log(validated):
     assert [(r["epoch"], r["validation"]) for r in records] == [*enumerate(results)]
     assert len(read_training_log(validated)) == len(lines) - 3
     log = (validated / "train.log").read_text()
-    best = min((1, 2), key=lambda epoch: results[epoch]["eer"])
+    best = min((1, 2), key=lambda e: (results[e]["eer"], results[e]["min_dcf_0.01"]))
     assert f"validation: EER {results[2]['eer']:.2f} %" in log
     assert f"(36 trials, 3 speakers), best so far epoch {best}" in log.splitlines()[-1]
     assert (validated / "best").resolve() == end(validated, best).resolve()

@@ -141,13 +141,14 @@ class Validator:
         return end.epoch == epochs or end.epoch % self._settings.every == 0
 
     def report(self, result: Validation | None, end: Moment, checkpoints: CheckpointFolder) -> None:
-        """Log a result, and which epoch of those that are saved has the lowest EER so far."""
+        """Log a result, and which epoch has the lowest EER so far; see CheckpointFolder.best."""
         if result is None:
             return
         best = end
         checkpoints.wait()  # the one before may still be on its way to the disk
         for saved in checkpoints.best():
-            if read_validation(checkpoints.path(saved))["eer"] <= result.eer:
+            before = read_validation(checkpoints.path(saved))
+            if (before["eer"], before.get("min_dcf_0.01", 0.0)) <= (result.eer, result.min_dcf_001):
                 best = saved
         get_logger().info(
             "validation: EER %.2f %% | minDCF(0.01) %.3f | minDCF(0.05) %.3f (%d trials, "
