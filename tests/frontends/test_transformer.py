@@ -1,6 +1,8 @@
 """The frontends' contract, on small random models of each architecture."""
 
 import copy
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,6 +194,43 @@ def test_weights_with_missing_tensors_are_refused_by_name(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"layers.1.feed_forward.output_dense.bias"):
         TransformerFrontend(weights=str(tmp_path))
+
+
+def test_weights_with_nan_are_refused_by_name(tmp_path):
+    model = TransformerFrontend(config=tiny_frontend()).model
+    name = "encoder.layers.1.attention.q_proj.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[0, 0] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=rf"1 tensors hold NaN .*: {name}; use another copy"):
+        TransformerFrontend(weights=str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"junkjunk" * 30, b"", pickle.dumps({"a": Path("b")})])
+def test_damaged_pickles_say_which_weights_they_are(content, tmp_path):
+    """Torch's reader has errors of many kinds for them."""
+    TransformerFrontend(config=tiny_frontend()).model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"frontend weights '.*' cannot be loaded: \S+"):
+        TransformerFrontend(weights=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"hidden_size": "abc"}, "'hidden_size'.*expected int, got str"),
+        ({"conv_dim": [16]}, r"conv_dim\)? = 1"),
+        ({"hidden_act": "gelux"}, "KeyError 'gelux'"),
+        ({"num_attention_heads": 5}, "divisible"),
+        ({"num_hidden_layers": 0}, "no Transformer layer"),
+        ({"model_type": ["wavlm"]}, r"model_type \['wavlm'\] is not one of"),
+    ],
+)
+def test_values_that_make_no_model_are_errors_of_the_configuration(changes, message):
+    section = Section("transformer", {"config": {**tiny_frontend(), **changes}})
+    with pytest.raises(ConfigError, match=f"^frontend.*{message}"):
+        build(FRONTENDS, section, "frontend")
 
 
 def test_weights_that_are_nowhere_say_where_they_were_looked_for(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from wesp_lap.coerce import check_names
 from wesp_lap.errors import ConfigError
@@ -99,26 +98,28 @@ def from_config(options: Mapping[str, Any], training: Regularization) -> PreTrai
     options = dict(options)
     model_type = options.pop("model_type", None)
     _check_type(model_type, "frontend.config")
+    assert isinstance(model_type, str)
     known = auto_config.for_model(model_type).to_dict()
     check_names(options, known, "frontend.config")
     options |= training.changes(known)
     auto_model = FAMILIES[model_type].auto_model()
     try:
         return _adapted(auto_model.from_config(auto_config.for_model(model_type, **options)))
-    except ValueError as error:
-        raise ConfigError(f"frontend.config: {error}") from error
+    except Exception as error:  # each part of the library has errors of its own for wrong values
+        raise ConfigError(f"frontend.config: {_reason(error)}") from error
 
 
 def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
     """Load a model by its name on the hub or from a directory written by ``save_pretrained``.
 
     Raises:
-        ConfigError: it cannot be found or read, or tensors are missing or of another shape.
+        ConfigError: it cannot be found or read, or tensors are missing, of another shape or hold
+            NaN or infinite values.
     """
     auto_config = _auto_config()
     try:
         config: PretrainedConfig = auto_config.from_pretrained(weights)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # wrong values and damaged files have errors of many kinds
         raise ConfigError(_not_found(weights, error)) from error
     _check_type(config.model_type, weights)
     config.update(training.changes(config.to_dict()))
@@ -134,7 +135,7 @@ def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
                 ignore_mismatched_sizes=True,  # they are named below
             )
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # as above
         raise ConfigError(_not_found(weights, error)) from error
     missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
     if missing or report["mismatched_keys"]:
@@ -142,6 +143,12 @@ def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
         raise ConfigError(
             f"{weights}: {len(names)} tensors of the {config.model_type} model are missing or of "
             f"another shape: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        )
+    broken = [name for name, t in model.state_dict().items() if not t.isfinite().all()]
+    if broken:
+        raise ConfigError(
+            f"{weights}: {len(broken)} tensors hold NaN or infinite values: "
+            f"{', '.join(broken[:8])}; use another copy"
         )
     return _adapted(model)
 
@@ -161,15 +168,25 @@ def _auto_config() -> Any:
 
 
 def _check_type(model_type: object, where: str) -> None:
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(f"{where}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}")
 
 
 def _not_found(weights: str, error: Exception) -> str:
     cache = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
-    reason = str(error).strip().splitlines()[0]
     return (
-        f"frontend weights '{weights}' cannot be loaded: {reason} Looked for a local directory of "
-        f"that name and in the hub cache under {cache}. Without network, download the model "
-        "elsewhere ('hf download NAME --local-dir DIR') and give DIR as the frontend's weights."
+        f"frontend weights '{weights}' cannot be loaded: {_reason(error)} Looked for a local "
+        f"directory of that name and in the hub cache under {cache}. Without network, download the "
+        "model elsewhere ('hf download NAME --local-dir DIR') and give DIR as the frontend's "
+        "weights."
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error of the library says, in a sentence."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    # Errors about a value have the name of its field in their first line and the rest behind it.
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".rstrip()
+    return text if text.endswith(".") else f"{text}."

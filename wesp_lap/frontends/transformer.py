@@ -76,6 +76,8 @@ class TransformerFrontend(nn.Module):
         self.keep_layers = keep_layers
         if keep_layers is not None:
             freezing.drop_layers_above(self._family, self.model, keep_layers)
+        if not len(self._layers):
+            raise ValueError("the model has no Transformer layer")
         self.num_layers = len(self._layers) + 1
         self.hidden_size = int(self.model.config.hidden_size)
         self.normalize_wav = normalize_wav
