@@ -69,6 +69,7 @@ _recipe_end() {
     return
   fi
   case $code in
+    75) reason="was asked to leave and has saved its state" ;;
     130 | 143) reason="was interrupted" ;;
     137) reason="was killed (exit code 137, often for want of memory)" ;;
   esac
@@ -80,7 +81,9 @@ _recipe_end() {
 
 trap '_recipe_end $?' EXIT
 trap 'exit 130' INT
-trap 'exit 143' TERM
+# Schedulers send these to all processes of a job; training, if it runs, saves its state and ends.
+trap 'case $? in 75) exit 75 ;; *) exit 143 ;; esac' TERM
+trap : USR1 USR2
 
 _count_cores() {
   nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1

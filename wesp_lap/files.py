@@ -80,9 +80,12 @@ def sync_folder(path: PathLike) -> None:
 def point_link(link: PathLike, target: PathLike) -> None:
     """Make or move a symbolic link to ``target``, relative to the link's folder, atomically."""
     path = Path(link)
+    text = os.path.relpath(target, path.parent)
+    if path.is_symlink() and os.readlink(path) == text:
+        return  # several nodes may find at once that there is nothing left to do
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    partial.symlink_to(os.path.relpath(target, path.parent))
+    partial.symlink_to(text)
     os.replace(partial, path)
     sync_folder(path.parent)
 

@@ -112,6 +112,21 @@ def test_interruption_is_named_as_such(run, name, code):
     assert "run.sh: stage 3 (Training) was interrupted" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["USR1", "USR2", "TERM"])
+def test_signals_for_training_leave_the_recipe_to_it(run, name):
+    """Like a scheduler, the command signals the recipe; then it leaves as training does."""
+    done = run(body=f"bash -c 'kill -{name} $PPID; sleep 0.1; exit 75'")
+    assert done.returncode == 75
+    assert "stage 3 (Training) was asked to leave and has saved its state" in done.stderr
+    assert "re-run the same command to continue" in done.stderr
+
+
+def test_signals_for_training_are_nothing_to_other_stages(run):
+    done = run(body="kill -USR1 $$; kill -USR2 $$; sleep 0.1")
+    assert done.returncode == 0
+    assert "Stage 4" in done.stdout
+
+
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "omp=$OMP_NUM_THREADS"
 printf '%s\\n' "$@"

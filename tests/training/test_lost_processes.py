@@ -259,3 +259,12 @@ def test_a_killed_process_is_restarted_and_two_nodes_are_as_one(start, tmp_path)
     outputs = [output_of(process) for process in both]
     assert sum("2 x cpu" in output for output in outputs) == 1
     assert_same_end(whole, nodes)
+
+
+@pytest.mark.slow
+def test_a_node_that_stays_alone_says_where_it_waited(start, tmp_path):
+    words = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7"]
+    words += ["--rdzv_endpoint=localhost:29417", "--rdzv_conf=join_timeout=1"]
+    output = output_of(start("none", tmp_path / "exp", *words), code=1)
+    assert "error: the nodes cannot meet at localhost:29417: RendezvousTimeoutError." in output
+    assert "Traceback" not in output

@@ -19,6 +19,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 
 from wesp_lap.training.interruption import REQUEUE_EXIT_CODE, SIGNALS
@@ -87,6 +88,14 @@ def launch(words: Sequence[str]) -> int:
         return _exit_code(*error.get_first_failure())
     except SignalException as error:
         return 128 + error.sigval
+    except RendezvousError as error:
+        endpoint = run.parse_args(list(words)).rdzv_endpoint
+        print(
+            f"error: the nodes cannot meet at {endpoint}: {str(error) or type(error).__name__}. It must "
+            "be one of the nodes, the same on all of them, with a port that nothing else uses",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
