@@ -126,6 +126,8 @@ class Engine:
             shapes = batches.largest_batches()
             memory.probe(self._attempt, shapes, smallest, settings, phase, process)
         self._network = self._distribute(network)
+        # What a forward pass changes; looking for it in every step would take longer than copying.
+        self._statistics = [b for b in self._network.buffers() if b.is_floating_point()]
 
     def train(self) -> None:
         """Put the network into training mode."""
@@ -152,7 +154,7 @@ class Engine:
         set_learning_rates(optimizer, plan.lr, plan.progress)
         seed_step(self._settings.seed, plan.epoch, plan.step, self._process.rank)
         optimizer.zero_grad(set_to_none=True)
-        statistics = [(b, b.clone()) for b in self._network.buffers() if b.is_floating_point()]
+        statistics = [buffer.clone() for buffer in self._statistics]
         loss, correct = self._accumulate(batch, plan.margin, plan.penalty)
         self._process.at(f"{where}, update")
         scaler.unscale_(optimizer)
@@ -167,7 +169,7 @@ class Engine:
             scaler.step(optimizer)
             scaler.update()
         else:
-            for buffer, before in statistics:  # the forward pass has changed them
+            for buffer, before in zip(self._statistics, statistics, strict=True):
                 buffer.copy_(before)
             self._count_bad_step(batch, plan)
         self._process.at(f"{where} done, waiting for a batch")
@@ -215,7 +217,9 @@ class Engine:
 
     def _clipped(self) -> Tensor:
         """Clip the gradient, if the settings say so, and return the length that it had."""
-        limit = self._settings.training.grad_clip or float("inf")
+        limit = self._settings.training.grad_clip
+        if limit == 0:
+            return nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
         return nn.utils.clip_grad_norm_(self._trained, limit)
 
     def _is_finite(self, loss: Tensor, norm: Tensor) -> Tensor:
@@ -258,5 +262,8 @@ def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     transformers draws its masks from NumPy's global generator.
     """
     state = int(generator(seed, epoch, step, rank).integers(2**32))
-    torch.manual_seed(state)
+    # torch.manual_seed asks every kind of device that there could be.
+    torch.default_generator.manual_seed(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(state)
     np.random.seed(state)

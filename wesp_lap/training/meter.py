@@ -57,6 +57,8 @@ class Meter:
         self._metrics: Metrics | None = None
         if process.is_main:
             self._metrics = Metrics(exp_dir, reached, steps_per_epoch, options.tensorboard)
+        if process.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(process.device)
         # Loss, accuracy and gradient norm, and how many of each were finite.
         self._sums = torch.zeros(6, device=process.device)
         self._plan: StepPlan | None = None
