@@ -85,7 +85,7 @@ class SpeakerModel(nn.Module):
         A waveform with fewer than ``min_samples`` is repeated until it is long enough.
 
         Args:
-            waves: One waveform (S,), or several (B, S).
+            waves: One waveform (S,), or several (B, S), of any floating type.
             lengths: Samples of each row (B,) when rows are padded.
 
         Returns:
@@ -93,7 +93,7 @@ class SpeakerModel(nn.Module):
             of the row alone, up to rounding.
 
         Raises:
-            DataError: a waveform is empty or holds NaN or infinite samples.
+            DataError: a waveform is empty, of integers, or holds NaN or infinite samples.
         """
         if waves.dim() == 1:
             return self.embed(waves.unsqueeze(0))[0]
@@ -101,7 +101,7 @@ class SpeakerModel(nn.Module):
         _refuse_unusable(waves, counts)
         waves, counts = _lengthened(waves, counts, self.min_samples)
         parameter = next(self.parameters(), waves)  # a mean of filterbanks has none
-        waves = waves[:, : max(counts)].to(parameter.device, non_blocking=True)
+        waves = waves[:, : max(counts)].to(parameter.device, parameter.dtype, non_blocking=True)
         was_training = self.training
         self.eval()
         equal = min(counts) == max(counts)
@@ -200,6 +200,8 @@ def _checked(lengths: Sequence[int] | Tensor, waves: Tensor) -> list[int]:
 
 
 def _refuse_unusable(waves: Tensor, lengths: list[int]) -> None:
+    if not waves.is_floating_point():
+        raise DataError(f"samples are {waves.dtype}; divide them, for numbers in [-1, 1]")
     for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
         which = f"waveform {row}" if len(waves) > 1 else "the waveform"
         if length == 0:

@@ -61,6 +61,11 @@ def test_embed_is_the_forward_pass_of_one_utterance(model):
         assert torch.equal(embedding, model.eval()(wave.unsqueeze(0))[0])
 
 
+def test_embed_takes_what_soundfile_reads_without_a_type(model):
+    wave = torch.randn(8000)
+    assert torch.equal(model.embed(wave.double()), model.embed(wave))
+
+
 def test_embed_leaves_the_mode_as_it_was_when_it_fails(model, monkeypatch):
     def broken(waves):
         raise RuntimeError("out of memory")
@@ -98,7 +103,14 @@ def test_embed_repeats_what_is_too_short_for_two_frames(model):
 
 @pytest.mark.parametrize(
     "wave, reason",
-    [(torch.zeros(0), "empty"), (torch.tensor([0.1, float("nan")]), "NaN or infinite")],
+    [
+        (torch.zeros(0), "empty"),
+        (torch.tensor([0.1, float("nan")]), "NaN or infinite"),
+        (
+            torch.ones(8000, dtype=torch.int16),
+            r"int16; divide them, for numbers in \[-1, 1\]",
+        ),
+    ],
 )
 def test_embed_names_what_it_cannot_use(model, wave, reason):
     with pytest.raises(DataError, match=reason):
