@@ -85,8 +85,11 @@ def point_link(link: PathLike, target: PathLike) -> None:
         return  # several nodes may find at once that there is nothing left to do
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    partial.symlink_to(text)
-    os.replace(partial, path)
+    try:
+        partial.symlink_to(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
