@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 SMALL = {
-    "backends": ["--rounds", "1", "--batch", "2", "--frames", "30", "--layers", "3", "--dim", "96"],
+    "backends": ["--rounds", "1", "--batch", "2", "--dim", "96", "--backends", "lap_astp"],
     "stream": ["--utterances", "80", "--rounds", "1", "--formats", "flac"],
     "learning": [
         "--backends",
