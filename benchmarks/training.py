@@ -138,6 +138,7 @@ def _settings(name: str, options: argparse.Namespace, **data: Any) -> TrainSetti
             "freeze_frontend": frozen,
             "precision": options.precision,
             "grad_clip": GRAD_CLIP,
+            "probe_memory": False,
             "epochs": options.rounds + 1,
         },
         "data": {
