@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def partials(folder: Path) -> list[tuple[str, int]]:
         return [
             (entry.name[1 : -len(".partial")], entry.inode())
             for entry in os.scandir(folder)
-            if entry.name.startswith(".epoch_") and entry.is_dir()
+            if re.fullmatch(r"\.epoch_[a-z_\d]+\.partial", entry.name)
         ]
     except FileNotFoundError:
         return []

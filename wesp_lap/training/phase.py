@@ -43,6 +43,7 @@ class Phase:
     optimizer: Optimizer
     scaler: GradScaler
     moment: Moment
+    resumed: bool = False
 
 
 def open_phase(
@@ -146,7 +147,7 @@ def _resume(
     classifier = _classifier(settings, model, _classes_of(source))
     optimizer = _optimizer(settings, model, classifier, device)
     restore(source, model, classifier, optimizer, scaler)
-    return Phase(model, classifier, read_speakers(source), optimizer, scaler, moment)
+    return Phase(model, classifier, read_speakers(source), optimizer, scaler, moment, True)
 
 
 def _follow(

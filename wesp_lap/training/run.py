@@ -16,7 +16,7 @@ from wesp_lap.data.stream import SampleStream, make_stream
 from wesp_lap.errors import ConfigError
 from wesp_lap.files import PathLike, dates_digest, read_json, write_json
 from wesp_lap.log import get_logger, set_up_logging
-from wesp_lap.training.checkpoint import CheckpointFolder
+from wesp_lap.training.checkpoint import CheckpointFolder, Moment
 from wesp_lap.training.distributed import Process, process_group
 from wesp_lap.training.held_out import VALIDATION_FILE, Split, split_utterances
 from wesp_lap.training.interruption import Interruption
@@ -76,7 +76,7 @@ def _train(
         options.keep_best,
         options.max_failed_saves,
     )
-    reached = checkpoints.newest()
+    reached = _newest(checkpoints, process)
     finished = reached is not None and reached.epoch >= settings.training.epochs
     if not finished:
         set_up_logging(_new_log(folder) if process.is_main else None, process.rank)
@@ -110,6 +110,14 @@ def _train(
         return trainer.run()
     finally:
         checkpoints.settle()
+
+
+def _newest(checkpoints: CheckpointFolder, process: Process) -> Moment | None:
+    """Return the moment to go on from: that which the first process finds, in all of them."""
+    moment = checkpoints.newest() if process.is_main else None
+    numbers = [moment.epoch, moment.step] if moment is not None else [-1, -1]
+    epoch, step = process.broadcast(torch.tensor(numbers, device=process.device)).tolist()
+    return Moment(epoch, step) if epoch >= 0 else None
 
 
 def _new_log(folder: Path) -> Path:

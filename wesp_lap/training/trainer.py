@@ -68,7 +68,7 @@ class Trainer:
         """
         moment = self._phase.moment
         fixed = {name: t.clone() for name, t in self._phase.model.frontend.fixed_state().items()}
-        if moment == Moment(0):
+        if not self._phase.resumed:
             self._save(moment, self._validate(moment))
             if self._process.is_main:
                 # The loader forks its processes next, which no thread should be busy in.
