@@ -69,16 +69,24 @@ class StepResult:
 
 
 class TrainingStep(nn.Module):
-    """Model and classifier as one module, so that DDP sees one forward call."""
+    """Model and classifier as one module, so that DDP sees one forward call.
 
-    def __init__(self, model: nn.Module, classifier: nn.Module) -> None:
+    Args:
+        model: Waveforms to embeddings.
+        classifier: Embeddings and labels to a LossOutput.
+        compiled: Run ``model`` through torch.compile. The classifier, whose margin changes from
+            step to step, is not; nor is the model where others call it, as validation does.
+    """
+
+    def __init__(self, model: nn.Module, classifier: nn.Module, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
         self.classifier = classifier
+        self._embed = torch.compile(model.forward) if compiled else model
 
     def forward(self, waves: Tensor, labels: Tensor, margin: float, penalty: float) -> LossOutput:
         """Return the loss of crops (B, S) with class labels (B,)."""
-        return self.classifier(self.model(waves), labels, margin, penalty)
+        return self.classifier(self._embed(waves), labels, margin, penalty)
 
 
 class Engine:
@@ -120,7 +128,7 @@ class Engine:
         self._interruption = interruption
         self._chunks = chunks
         self._bad_steps = 0
-        network = TrainingStep(phase.model, phase.classifier)
+        network = TrainingStep(phase.model, phase.classifier, settings.training.compile)
         self._network: nn.Module = network
         if memory.is_wanted(settings, process.device):
             shapes = batches.largest_batches()

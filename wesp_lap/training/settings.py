@@ -44,6 +44,7 @@ class LoopSettings:
         ema_decay: Weight of the old average in a moving average of the model's weights, which is
             kept beside them and which validation uses; 0 for none. See wesp_lap.training.ema.
         max_bad_steps: Steps with a loss that is not finite that are skipped before training stops.
+        compile: Run the model through torch.compile, on a GPU with time for its first minutes.
         probe_memory: Try the largest batches before training on a GPU.
         timeout_minutes: How long one process may keep the others waiting before it is named and
             the run ends.
@@ -65,6 +66,7 @@ class LoopSettings:
     max_failed_saves: int = 3
     ema_decay: float = 0.0
     max_bad_steps: int = 10
+    compile: bool = False
     probe_memory: bool = True
     timeout_minutes: float = 10.0
 
