@@ -45,6 +45,8 @@ setup(
         "lmdb": ["lmdb"],
         # Speech detection for extraction, --vad silero.
         "vad": ["silero-vad"],
+        # Training curves in TensorBoard, training.tensorboard.
+        "tensorboard": ["tensorboard"],
         # Low-rank adapters in the frontend, frontend.lora.
         "lora": ["peft>=0.17"],
         "dev": [
@@ -52,6 +54,7 @@ setup(
             "fsspec[http]",
             "lmdb",
             "peft>=0.17",
+            "tensorboard",
             "pytest>=8",
             "ruff==0.17.5",
             "mypy==2.4.1",

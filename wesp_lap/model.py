@@ -97,6 +97,8 @@ class SpeakerModel(nn.Module):
         """
         if waves.dim() == 1:
             return self.embed(waves.unsqueeze(0))[0]
+        if waves.dim() != 2 or not len(waves):
+            raise DataError(f"waveforms of shape (S,) or (B, S) are needed, got {[*waves.shape]}")
         counts = [waves.shape[1]] * len(waves) if lengths is None else _checked(lengths, waves)
         _refuse_unusable(waves, counts)
         waves, counts = _lengthened(waves, counts, self.min_samples)

@@ -1,6 +1,7 @@
 """The frontends' contract, on small random models of each architecture."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -269,3 +270,25 @@ def test_each_state_of_a_padded_row_is_that_of_the_row_alone(model_type, norm):
         for state, wanted in zip(padded, alone[row], strict=True):
             frames = front.output_lengths(n)
             torch.testing.assert_close(state[row, :frames], wanted[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"num_hidden_layers": 1}, r"encoder\.layers\.1\."),
+        ({"model_type": "hubert"}, "gru_rel_pos"),
+    ],
+)
+def test_weights_with_more_layers_or_other_ones_than_configured_are_refused(
+    tmp_path, change, named
+):
+    frontend("wavlm", num_hidden_layers=2).model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ConfigError, match=rf"have no place in the \w+ model.*{named}"):
+        TransformerFrontend(weights=str(tmp_path))
+
+
+def test_layerdrop_of_the_configuration_is_a_probability():
+    with pytest.raises(ConfigError, match=r"layerdrop must lie in \[0, 1\), got 2"):
+        frontend(layerdrop=2.0)

@@ -80,6 +80,9 @@ def test_without_a_ramp_the_margin_is_final_from_the_start(shape):
         ({"ramp_epochs": -1.0}, "must not be negative"),
         ({"final": 0.0}, "needs a penalty_ref"),
         ({"penalty_ref": 0.0}, "penalty_ref must be positive"),
+        ({"final": float("nan")}, "must be finite"),
+        ({"final": 4.0}, "below pi"),
+        ({"penalty": -0.1}, "penalty is not negative"),
     ],
 )
 def test_impossible_margins_are_refused(options, message):

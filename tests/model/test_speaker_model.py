@@ -153,3 +153,9 @@ def test_unknown_backend_and_option_are_named(tiny_model_settings):
         from_mapping(
             ModelSettings, {**tiny_model_settings, "backend": {"name": "lap_astp", "num_layers": 3}}
         ).check()
+
+
+@pytest.mark.parametrize("shape", [(0, 1000), (1, 1, 1000)])
+def test_waveforms_of_another_shape_are_refused(shape, model):
+    with pytest.raises(DataError, match=r"of shape \(S,\) or \(B, S\) are needed, got"):
+        model.embed(torch.zeros(shape))

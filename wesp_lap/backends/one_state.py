@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wesp_lap.backends.layer_pool import SingleLayer
+from wesp_lap.backends.statistics import widened
 from wesp_lap.padding import padding_mask
 
 
@@ -35,7 +36,7 @@ class LayerMean(nn.Module):
             states: The layer states.
             frames: Frames of each row, when rows are padded.
         """
-        x = self.state(states).float()
+        x = widened(self.state(states))
         if frames is None:
             return x.mean(dim=1)
         padding = padding_mask(frames, x.shape[1], x.device).unsqueeze(-1)
@@ -67,4 +68,4 @@ class FirstFrame(nn.Module):
             states: The layer states.
             frames: Frames of each row; padding lies behind the first frame and does not matter.
         """
-        return self.state(states)[:, 0].float()
+        return widened(self.state(states)[:, 0])

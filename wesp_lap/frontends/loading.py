@@ -104,9 +104,14 @@ def from_config(options: Mapping[str, Any], training: Regularization) -> PreTrai
     options |= training.changes(known)
     auto_model = FAMILIES[model_type].auto_model()
     try:
-        return _adapted(auto_model.from_config(auto_config.for_model(model_type, **options)))
+        model = auto_model.from_config(auto_config.for_model(model_type, **options))
     except Exception as error:  # each part of the library has errors of its own for wrong values
         raise ConfigError(f"frontend.config: {_reason(error)}") from error
+    if not 0 <= layerdrop_of(model.config) < 1:
+        raise ConfigError(
+            f"frontend.config: layerdrop must lie in [0, 1), got {layerdrop_of(model.config)}"
+        )
+    return _adapted(model)
 
 
 def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
@@ -143,6 +148,13 @@ def from_weights(weights: str, training: Regularization) -> PreTrainedModel:
         raise ConfigError(
             f"{weights}: {len(names)} tensors of the {config.model_type} model are missing or of "
             f"another shape: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        )
+    spare = sorted(name for name in report["unexpected_keys"] if "encoder.layers." in name)
+    if spare:  # heads of pre-training are left out by all; parts of the layers are not
+        raise ConfigError(
+            f"{weights}: {len(spare)} tensors have no place in the {config.model_type} model of "
+            f"its config.json: {', '.join(spare[:4])}{' ...' if len(spare) > 4 else ''}; mend "
+            "model_type or num_hidden_layers there (frontend.keep_layers takes fewer layers)"
         )
     broken = [name for name, t in model.state_dict().items() if not t.isfinite().all()]
     if broken:

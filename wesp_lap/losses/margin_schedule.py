@@ -46,6 +46,11 @@ class MarginSettings:
     penalty_ref: float | None = None
 
     def __post_init__(self) -> None:
+        numbers = (self.final, self.initial, self.penalty, self.ramp_epochs, self.start_epoch)
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("margins, penalty and epochs must be finite numbers")
+        if max(self.final, self.initial) >= math.pi or self.penalty < 0:
+            raise ValueError("margins are radians below pi, and the penalty is not negative")
         if self.final < 0 or self.initial < 0 or self.ramp_epochs < 0 or self.start_epoch < 0:
             raise ValueError("margins and epochs of the margin schedule must not be negative")
         if self.final == 0 and self.penalty > 0 and self.penalty_ref is None:
