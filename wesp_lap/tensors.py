@@ -13,6 +13,15 @@ from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with the pieces that other processes hold of it, if it is cut.
+
+    All processes must come here in the same order; see wesp_lap.training.sharding.
+    """
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as a safetensors file: beside the target, synced, then renamed.
 

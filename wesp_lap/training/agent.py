@@ -90,9 +90,10 @@ def launch(words: Sequence[str]) -> int:
         return 128 + error.sigval
     except RendezvousError as error:
         endpoint = run.parse_args(list(words)).rdzv_endpoint
+        reason = str(error) or type(error).__name__
         print(
-            f"error: the nodes cannot meet at {endpoint}: {str(error) or type(error).__name__}. It must "
-            "be one of the nodes, the same on all of them, with a port that nothing else uses",
+            f"error: the nodes cannot meet at {endpoint}: {reason}. It must be one of the nodes, "
+            "the same on all of them, with a port that nothing else uses",
             file=sys.stderr,
         )
         return 1

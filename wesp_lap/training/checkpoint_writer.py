@@ -22,7 +22,7 @@ from torch import Tensor
 from wesp_lap.errors import WespError
 from wesp_lap.files import sha256, sync_folder, write_json
 from wesp_lap.log import get_logger
-from wesp_lap.tensors import save_tensors
+from wesp_lap.tensors import save_tensors, whole
 from wesp_lap.training.checkpoint_files import STATE_FILE, state_digest
 
 PARTIAL_SUFFIX = ".partial"
@@ -118,6 +118,7 @@ class HostCopies:
         return copies
 
     def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        tensor = whole(tensor)
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import get_logger
 from wesp_lap.losses.output import LossOutput
 from wesp_lap.seeding import generator
-from wesp_lap.training import memory
+from wesp_lap.tensors import whole
+from wesp_lap.training import memory, sharding
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.groups import drop_early_gradients, set_learning_rates
 from wesp_lap.training.interruption import Interruption
@@ -133,9 +135,21 @@ class Engine:
         if memory.is_wanted(settings, process.device):
             shapes = batches.largest_batches()
             memory.probe(self._attempt, shapes, smallest, settings, phase, process)
+        self._is_sharded = settings.training.sharding == "full"
         self._network = self._distribute(network)
         # What a forward pass changes; looking for it in every step would take longer than copying.
         self._statistics = [b for b in self._network.buffers() if b.is_floating_point()]
+
+    @contextlib.contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Inside, the model may be called by each process as often as it likes, for evaluation."""
+        with sharding.whole_weights(self._phase) if self._is_sharded else contextlib.nullcontext():
+            yield
+
+    def help_saving(self) -> None:
+        """Take part in the saving of a checkpoint in a process that does not write it."""
+        if self._is_sharded:
+            sharding.take_part(self._phase)
 
     def train(self) -> None:
         """Put the network into training mode."""
@@ -227,8 +241,9 @@ class Engine:
         """Clip the gradient, if the settings say so, and return the length that it had."""
         limit = self._settings.training.grad_clip
         if limit == 0:
-            return nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
-        return nn.utils.clip_grad_norm_(self._trained, limit)
+            gradients = [p.grad for p in self._trained if p.grad is not None]
+            return whole(nn.utils.get_total_norm(gradients))
+        return whole(nn.utils.clip_grad_norm_(self._trained, limit))
 
     def _is_finite(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Say whether the update may be made.
@@ -253,6 +268,8 @@ class Engine:
             )
 
     def _distribute(self, network: TrainingStep) -> nn.Module:
+        if self._is_sharded:
+            sharding.check(self._settings, self._phase, self._process)
         if self._process.world_size == 1:
             return network
         ids = None
@@ -260,6 +277,9 @@ class Engine:
             ids = [self._process.device.index]
             if self._settings.training.sync_batchnorm:
                 network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if self._is_sharded:
+            sharding.shard(self._phase, self._process)
+            return network
         unused = self._phase.model.frontend.has_random_depth
         return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=unused)
 

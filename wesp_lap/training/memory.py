@@ -46,8 +46,12 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def is_wanted(settings: TrainSettings, device: torch.device) -> bool:
-    """Say whether memory is to be tried; a CPU's is shared with all other programs."""
-    return settings.training.probe_memory and device.type == "cuda"
+    """Say whether memory is to be tried; a CPU's is shared with all other programs.
+
+    A model that is to be sharded may not fit before it is.
+    """
+    training = settings.training
+    return training.probe_memory and training.sharding == "none" and device.type == "cuda"
 
 
 def probe(

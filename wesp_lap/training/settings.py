@@ -45,6 +45,8 @@ class LoopSettings:
             kept beside them and which validation uses; 0 for none. See wesp_lap.training.ema.
         max_bad_steps: Steps with a loss that is not finite that are skipped before training stops.
         compile: Run the model through torch.compile, on a GPU with time for its first minutes.
+        sharding: Cut weights, gradients and optimizer state among the processes ("full", FSDP2),
+            for models whose training state does not fit into one GPU.
         probe_memory: Try the largest batches before training on a GPU.
         timeout_minutes: How long one process may keep the others waiting before it is named and
             the run ends.
@@ -67,6 +69,7 @@ class LoopSettings:
     ema_decay: float = 0.0
     max_bad_steps: int = 10
     compile: bool = False
+    sharding: Literal["none", "full"] = "none"
     probe_memory: bool = True
     timeout_minutes: float = 10.0
 

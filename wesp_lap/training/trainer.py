@@ -142,7 +142,8 @@ class Trainer:
         if validator is None or not validator.is_due(moment, self._settings.training.epochs):
             return None
         self._process.at(f"validation after epoch {moment.epoch}")
-        result = validator(self._phase.model, self._average)
+        with self._engine.whole_weights():
+            result = validator(self._phase.model, self._average)
         if self._process.is_main:
             validator.report(result, moment, self._checkpoints)
             self._meter.validated(moment.epoch, result.as_dict() if result else None)
@@ -162,6 +163,8 @@ class Trainer:
                 validation=validation.as_dict() if validation else None,
                 extra={EMA: self._average.state()} if self._average is not None else None,
             )
+        else:
+            self._engine.help_saving()
 
     def _check_fixed(self, before: Mapping[str, Tensor]) -> None:
         after = self._phase.model.frontend.fixed_state()
