@@ -40,8 +40,8 @@ def main() -> int:
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="kill_during_save.") as name:
         folder = Path(name)
-        # A run gets two checkpoints further at most before it is killed.
-        epochs = 2 + -(-2 * options.times // SAVES_PER_EPOCH)
+        # A run gets two checkpoints further at most before it is killed, three when that misses.
+        epochs = 4 + -(-3 * options.times // SAVES_PER_EPOCH)
         config = stage.make_stage(folder, epochs, WIDTH)
         passed, missed = kill_repeatedly(config, folder, options.times, rng)
         code = stage.start(config, folder / "killed", folder / "log").wait(LIMIT_SECONDS)
