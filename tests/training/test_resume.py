@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from wesp_lap.errors import ConfigError
 from wesp_lap.tensors import load_tensors
 from wesp_lap.training import trainer
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
@@ -127,3 +128,15 @@ def test_accumulation_equals_one_batch_without_batch_norm(make_settings, tmp_pat
         torch.testing.assert_close(chunks[key], tensor, atol=1e-5, rtol=1e-4)
     started = load_tensors(tmp_path / "whole/checkpoints/epoch_000/model.safetensors")
     assert any((whole[key] - tensor).abs().max() > 1e-3 for key, tensor in started.items())
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(make_settings, tmp_path):
+    settings = make_settings(training={"epochs": 1})
+    train(settings, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "ema_decay" not in line))
+    train(settings, tmp_path / "run")
+    other = make_settings(training={"epochs": 1, "ema_decay": 0.9})
+    with pytest.raises(ConfigError, match=r"training.ema_decay: 0.0 there, 0.9 now"):
+        train(other, tmp_path / "run")

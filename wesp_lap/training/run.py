@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wesp_lap.coerce import from_mapping
 from wesp_lap.config import load_yaml, save_yaml, to_plain
 from wesp_lap.data.index import Utterances, load_utterances
 from wesp_lap.data.noise_bank import NoiseBank
@@ -176,7 +178,11 @@ def _origin(
 def _refuse_other_run(
     folder: Path, plain: Mapping[str, Any], origin: Mapping[str, str | int | None]
 ) -> None:
-    differences = list(_differences(load_yaml(folder / "config.yaml"), plain))
+    written = load_yaml(folder / "config.yaml")
+    with contextlib.suppress(ConfigError):  # of an earlier version; its own words are compared
+        # Settings that have come since then had their defaults.
+        written = to_plain(from_mapping(TrainSettings, written))
+    differences = list(_differences(written, plain))
     before = read_json(folder / "origin.json")
     differences += [
         f"other content of {name}"
