@@ -29,6 +29,8 @@ from torch import Tensor
 
 from wesp_lap.frontends.lora import LoraSettings
 from wesp_lap.frontends.transformer import TransformerFrontend
+from wesp_lap.training.flops import training_flops
+from wesp_lap.training.mfu import peak_flops, trained_parts
 
 RATE = 16000
 SIZES: dict[str, dict[str, Any]] = {
@@ -49,7 +51,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "do_stable_layer_norm": True,
     },
 }
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 THEIRS = ("trained, transformers' attention", "frozen, transformers' attention")
 
 
@@ -74,7 +75,7 @@ def main() -> None:
         wall = statistics.median(times[name])
         base = THEIRS[0] if name.startswith("trained") else THEIRS[1]
         ratio = statistics.median(times[base]) / wall
-        mfu = _mfu(front, name, waves, options, wall)
+        mfu = _mfu(front, waves, options.dtype, wall)
         row = f"{name:34}{1000 * wall:>9.1f}{seconds / wall:>11.1f}{ratio:>9.2f}x"
         print(f"{row}{memory[name] / 2**20:>9.0f}{mfu:>8}")
 
@@ -215,41 +216,12 @@ def _memory(step: Callable[[], None], waves: Tensor) -> float:
     return sum(kept.values())
 
 
-def _mfu(
-    front: TransformerFrontend, name: str, waves: Tensor, options: argparse.Namespace, wall: float
-) -> str:
-    kind = torch.cuda.get_device_name(waves.device) if waves.is_cuda else ""
-    peak = next((peak for gpu, peak in PEAKS.items() if gpu in kind), None)
-    if peak is None or options.dtype != "bf16":
+def _mfu(front: TransformerFrontend, waves: Tensor, dtype: str, wall: float) -> str:
+    peak = peak_flops(torch.cuda.get_device_name(waves.device), dtype) if waves.is_cuda else None
+    if peak is None:
         return "-"
-    convolutions, rest = _operations(front, waves.shape[1])
-    factors = {
-        "trained": (3, 3),
-        "trained, activations recomputed": (4, 4),
-        "trained above the convolutions": (1, 3),
-        "trained adapters, rest frozen": (1, 2),
-        "frozen": (1, 1),
-    }
-    first, second = factors[name.removesuffix(", transformers' attention")]
-    return f"{len(waves) * (first * convolutions + second * rest) / wall / peak:.1%}"
-
-
-def _operations(front: TransformerFrontend, samples: int) -> tuple[float, float]:
-    """Return those of one forward pass in the convolutions of the waveform, and behind them."""
-    config = front.model.config
-    convolutions, channels = 0.0, 1
-    for width, kernel, stride in zip(
-        config.conv_dim, config.conv_kernel, config.conv_stride, strict=True
-    ):
-        samples = (samples - kernel) // stride + 1
-        convolutions += 2.0 * samples * kernel * channels * width
-        channels = width
-    width, wide = config.hidden_size, config.intermediate_size
-    layer = 2.0 * (4 * width**2 + 2 * width * wide) + 4.0 * samples * width
-    groups = config.num_conv_pos_embedding_groups
-    position = 2.0 * width**2 / groups * config.num_conv_pos_embeddings
-    before = 2.0 * channels * width + position
-    return convolutions, samples * (before + config.num_hidden_layers * layer)
+    flops = training_flops(front.model.config, waves.shape[1], trained_parts(front))
+    return f"{len(waves) * flops / wall / peak:.1%}"
 
 
 if __name__ == "__main__":
