@@ -64,7 +64,7 @@ def layer_by_name(name, layers, pre_norm=False):
 
 def test_without_settings_there_is_one_group_per_part(build_model):
     model, classifier = build_model()
-    groups = parameter_groups(GroupSettings(), 1.0, model, classifier)
+    groups = parameter_groups(GroupSettings(), model, classifier)
     assert [group["name"] for group in groups] == ["backend", "classifier", "frontend"]
     for group in groups:
         assert (group["lr_factor"], group["first_epoch"]) == (1.0, 0.0)
@@ -76,10 +76,10 @@ def test_without_settings_there_is_one_group_per_part(build_model):
 
 def test_what_is_frozen_is_in_no_group(build_model):
     model, classifier = build_model(frozen_below="projection")
-    found = where(parameter_groups(GroupSettings(), 1.0, model, classifier), model, classifier)
+    found = where(parameter_groups(GroupSettings(), model, classifier), model, classifier)
     assert not [name for name in found if "feature_" in name]
     model.frontend.freeze()
-    groups = parameter_groups(GroupSettings(layer_decay=0.5), 1.0, model, classifier)
+    groups = parameter_groups(GroupSettings(layer_decay=0.5), model, classifier)
     assert [group["name"] for group in groups] == ["backend", "classifier"]
 
 
@@ -104,8 +104,11 @@ def test_layers_learn_the_slower_the_lower_they_are(tiny_model_settings, config,
     tree = {**tiny_model_settings, "frontend": section.as_mapping()}
     model = SpeakerModel(from_mapping(ModelSettings, tree))
     classifier = AamSoftmax(16, 8)
-    settings = GroupSettings(backend_lr_factor=3.0, classifier_lr_factor=5.0, layer_decay=0.5)
-    found = where(parameter_groups(settings, 0.1, model, classifier), model, classifier)
+    factors = {"frontend": 0.1, "backend": 3.0, "classifier": 5.0}
+    settings = GroupSettings(
+        **{f"{part}_lr_factor": factor for part, factor in factors.items()}, layer_decay=0.5
+    )
+    found = where(parameter_groups(settings, model, classifier), model, classifier)
     assert set(found) == {name for name, p in named(model, classifier) if p.requires_grad}
     for name, group in found.items():
         if name.startswith("frontend."):
@@ -124,7 +127,7 @@ def test_layers_are_those_that_are_left_and_adapters_belong_to_theirs(build_mode
         config={"num_hidden_layers": 5}, keep_layers=3, lora={"rank": 2, "alpha": 4.0}
     )
     settings = GroupSettings(layer_decay=0.5)
-    found = where(parameter_groups(settings, 1.0, model, classifier), model, classifier)
+    found = where(parameter_groups(settings, model, classifier), model, classifier)
     adapters = {name: g["lr_factor"] for name, g in found.items() if name.startswith("frontend.")}
     assert len(adapters) == 3 * 2 * 2
     for name, factor in adapters.items():
@@ -135,12 +138,13 @@ def test_a_step_by_hand(build_model):
     """Plain SGD: each weight moves by lr * factor * (gradient + decay * weight)."""
     model, classifier = build_model()
     settings = GroupSettings(
+        frontend_lr_factor=0.1,
         backend_lr_factor=2.0,
         layer_decay=0.5,
         frontend_weight_decay=0.25,
         classifier_weight_decay=0.0,
     )
-    groups = parameter_groups(settings, 0.1, model, classifier)
+    groups = parameter_groups(settings, model, classifier)
     optimizer = build(OPTIMIZERS, SGD, "optimizer", parameters=groups, lr=0.0)
     rates = {
         "frontend.model.feature_projection.projection.weight": (0.1 * 0.25, 0.25),
@@ -163,7 +167,7 @@ def test_a_step_by_hand(build_model):
 def test_scales_of_norms_and_biases_do_not_decay(build_model):
     model, classifier = build_model()
     settings = GroupSettings(no_decay_norms=True, layer_decay=0.5, backend_weight_decay=0.1)
-    found = where(parameter_groups(settings, 1.0, model, classifier), model, classifier)
+    found = where(parameter_groups(settings, model, classifier), model, classifier)
     spared = {name for name, group in found.items() if group.get("weight_decay") == 0}
     scales = {
         name
@@ -187,7 +191,7 @@ def test_norms_of_every_backend_are_found(name):
     model = torch.nn.Module()
     model.frontend = torch.nn.Module()
     model.backend = build(BACKENDS, Section(name), "backend", num_layers=3, input_dim=768)
-    groups = parameter_groups(GroupSettings(no_decay_norms=True), 1.0, model, torch.nn.Module())
+    groups = parameter_groups(GroupSettings(no_decay_norms=True), model, torch.nn.Module())
     spared = {p for group in groups if group.get("weight_decay") == 0 for p in group["params"]}
     for parameter_name, parameter in model.backend.named_parameters():
         expected = bool((parameter == 1).all()) or parameter_name.endswith("bias")
@@ -198,7 +202,7 @@ def test_waiting_groups_have_no_rate_and_are_passed_over(build_model):
     """Momentum of earlier steps and weight decay would move them in spite of a zero gradient."""
     model, classifier = build_model()
     settings = GroupSettings(unfreeze_after=1.0, unfreeze_every=0.5)
-    groups = parameter_groups(settings, 1.0, model, classifier)
+    groups = parameter_groups(settings, model, classifier)
     optimizer = build(
         OPTIMIZERS, Section("adam", {"weight_decay": 0.1}), "o", parameters=groups, lr=0.0
     )
@@ -234,8 +238,8 @@ def test_layers_of_a_frontend_that_has_none_are_refused(build_model):
     model, classifier = build_model()
     model.frontend = Plain(2, 2)
     with pytest.raises(ConfigError, match="plain has no layers; leave out layer_decay"):
-        parameter_groups(GroupSettings(layer_decay=0.9), 1.0, model, classifier)
-    assert len(parameter_groups(GroupSettings(), 1.0, model, classifier)) == 3
+        parameter_groups(GroupSettings(layer_decay=0.9), model, classifier)
+    assert len(parameter_groups(GroupSettings(), model, classifier)) == 3
 
 
 @pytest.mark.parametrize(
@@ -251,13 +255,6 @@ def test_layers_of_a_frontend_that_has_none_are_refused(build_model):
 def test_impossible_settings_are_named(make_settings, groups, message):
     with pytest.raises(ConfigError, match=message):
         make_settings(groups=groups)
-
-
-def test_the_factor_of_the_frontend_is_given_in_one_place(make_settings):
-    assert make_settings(training={"frontend_lr_factor": 0.1}).frontend_lr_factor == 0.1
-    assert make_settings(groups={"frontend_lr_factor": 0.2}).frontend_lr_factor == 0.2
-    with pytest.raises(ConfigError, match="mean the same; give one"):
-        make_settings(training={"frontend_lr_factor": 0.1}, groups={"frontend_lr_factor": 0.1})
 
 
 # Training itself.

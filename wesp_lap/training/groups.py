@@ -28,8 +28,7 @@ class GroupSettings:
     (convolutions, projection, position embedding) is layer 0; a norm behind them belongs to L.
 
     Args:
-        frontend_lr_factor: Learning rate of the frontend relative to the schedule's; null takes
-            ``training.frontend_lr_factor``.
+        frontend_lr_factor: Learning rate of the frontend relative to the schedule's.
         backend_lr_factor: The same for the backend.
         classifier_lr_factor: The same for the classifier.
         layer_decay: Layer l of the frontend learns with a factor of ``layer_decay ** (L - l)`` on
@@ -43,7 +42,7 @@ class GroupSettings:
             L - 1, and so on down to layer 0; 0 begins with all of them at once.
     """
 
-    frontend_lr_factor: float | None = None
+    frontend_lr_factor: float = 1.0
     backend_lr_factor: float = 1.0
     classifier_lr_factor: float = 1.0
     layer_decay: float = 1.0
@@ -81,7 +80,7 @@ class _Group:
 
 
 def parameter_groups(
-    settings: GroupSettings, frontend_lr_factor: float, model: SpeakerModel, classifier: nn.Module
+    settings: GroupSettings, model: SpeakerModel, classifier: nn.Module
 ) -> list[dict[str, Any]]:
     """Divide everything that is trained; each parameter is in one group.
 
@@ -91,7 +90,6 @@ def parameter_groups(
 
     Args:
         settings: What is trained how.
-        frontend_lr_factor: Learning rate of the frontend relative to the schedule's.
         model: What does not require a gradient is left out.
         classifier: The loss.
 
@@ -103,7 +101,7 @@ def parameter_groups(
     parts: list[tuple[nn.Module, Callable[[nn.Parameter], _Group]]] = [
         (model.backend, lambda _: backend),
         (classifier, lambda _: classes),
-        (model.frontend, _frontend_group(settings, frontend_lr_factor, model.frontend)),
+        (model.frontend, _frontend_group(settings, model.frontend)),
     ]
     members: dict[_Group, list[nn.Parameter]] = {}
     for module, group_of in parts:
@@ -154,11 +152,10 @@ def drop_early_gradients(optimizer: Optimizer, epoch: float) -> None:
                 parameter.grad = None
 
 
-def _frontend_group(
-    settings: GroupSettings, lr_factor: float, frontend: Any
-) -> Callable[[nn.Parameter], _Group]:
+def _frontend_group(settings: GroupSettings, frontend: Any) -> Callable[[nn.Parameter], _Group]:
     """Return what tells the group of each parameter of the frontend."""
-    whole = _Group("frontend", lr_factor, settings.frontend_weight_decay, settings.unfreeze_after)
+    lr_factor, decay = settings.frontend_lr_factor, settings.frontend_weight_decay
+    whole = _Group("frontend", lr_factor, decay, settings.unfreeze_after)
     if not settings.by_layer or not any(p.requires_grad for p in frontend.parameters()):
         return lambda _: whole
     if not hasattr(frontend, "parameter_layers"):

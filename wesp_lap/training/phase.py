@@ -262,7 +262,7 @@ def _optimizer(
     model.to(device)
     classifier.to(device)
     model.frontend.freeze(settings.training.freeze_frontend)
-    groups = parameter_groups(settings.groups, settings.frontend_lr_factor, model, classifier)
+    groups = parameter_groups(settings.groups, model, classifier)
     optimizer = build(OPTIMIZERS, settings.optimizer, "optimizer", parameters=groups, lr=0.0)
     warn_of_untrained(optimizer, settings.training.epochs)
     return optimizer

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from wesp_lap.coerce import Section, from_mapping
 from wesp_lap.config import apply_overrides, check_section, load_yaml
 from wesp_lap.data.settings import StreamSettings
-from wesp_lap.errors import ConfigError
 from wesp_lap.files import PathLike
 from wesp_lap.losses import LOSSES
 from wesp_lap.losses.margin_schedule import MarginSettings
@@ -27,7 +26,6 @@ class LoopSettings:
     Args:
         epochs: Passes over the data.
         freeze_frontend: Keep the frontend's weights, in evaluation mode (phase 1).
-        frontend_lr_factor: Learning rate of the frontend relative to the rest.
         classifier: What happens to the classes of perturbed speeds when a phase starts from an
             earlier one: keep them all, or keep those of the original speed.
         precision: Autocast type; "fp16" only on a GPU.
@@ -54,7 +52,6 @@ class LoopSettings:
 
     epochs: int = 10
     freeze_frontend: bool = False
-    frontend_lr_factor: float = 1.0
     classifier: Literal["keep_3x", "slice_1x"] = "keep_3x"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     grad_clip: float = 0.0
@@ -130,18 +127,8 @@ class TrainSettings:
         """The sections that the model is built from."""
         return ModelSettings(self.frontend, self.backend)
 
-    @property
-    def frontend_lr_factor(self) -> float:
-        """Learning rate of the frontend relative to the schedule's."""
-        factor = self.groups.frontend_lr_factor
-        return self.training.frontend_lr_factor if factor is None else factor
-
     def check(self) -> None:
         """Check the names and options of all sections."""
-        if self.groups.frontend_lr_factor is not None and self.training.frontend_lr_factor != 1:
-            raise ConfigError(
-                "groups.frontend_lr_factor and training.frontend_lr_factor mean the same; give one"
-            )
         self.model.check()
         check_section(LOSSES, self.loss, "loss", ("embed_dim", "num_classes"))
         check_section(OPTIMIZERS, self.optimizer, "optimizer", ("parameters", "lr"))
