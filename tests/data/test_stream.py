@@ -125,6 +125,19 @@ def test_workers_change_nothing(stream, bank, workers):
     assert_equal_batches(here.epoch(3), there.epoch(3))
 
 
+def test_threads_of_the_process_change_nothing(stream, bank):
+    """Loader processes have one; a process that loads for itself may have more."""
+    before = torch.get_num_threads()
+    expected = list(stream(noise_bank=str(bank), **FULL).epoch(0))
+    torch.set_num_threads(2)
+    try:
+        batches = list(stream(noise_bank=str(bank), **FULL).epoch(0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert_equal_batches(batches, expected)
+
+
 def test_a_resumed_epoch_is_the_tail_of_the_whole(stream, bank):
     whole = list(stream(noise_bank=str(bank), batch_size=3, **FULL).epoch(1))
     assert len(whole) == 4

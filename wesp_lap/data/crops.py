@@ -93,6 +93,16 @@ class CropDataset(Dataset):
         self._served = 0
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
+        # One thread, as in loader processes: products are rounded otherwise with several, and the
+        # number of loader processes would change the crops.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._batch(plan)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _batch(self, plan: BatchPlan) -> Batch:
         if self._settings.access.cache_dir is not None:
             self._reader.ahead(dict.fromkeys(self._utterances.tar[plan.later].tolist()))
         draws = uniforms((self._seed, plan.epoch, _CROPS), plan.first, len(plan.rows), DRAWS)
