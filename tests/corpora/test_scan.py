@@ -59,7 +59,7 @@ def test_empty_files_links_to_nothing_and_missing_folders_are_named_together(tmp
         scan_audio(tmp_path)
     for text in ("3 problems", "a/2.wav: empty file", "b/3.wav: empty file", "b/4.wav: cannot"):
         assert text in str(caught.value)
-    with pytest.raises(DataError, match="(?s)nowhere: no such folder.*elsewhere: no such folder"):
+    with pytest.raises(DataError, match=r"(?s)nowhere: no such folder.*elsewhere: no such folder"):
         scan_audio([tmp_path, tmp_path / "nowhere", tmp_path / "elsewhere"])
 
 
