@@ -4,16 +4,24 @@
 #   trials         trial lists on eval, with commas between them
 #   enroll_map     "model utt1 utt2 ..." when the first trial column names models; may be empty
 #   musan rirs     noises and room responses, or empty for none
-#   exp_dir        everything is written below it
-#   conf phases    folder of settings, and which of its files are trained, in order
+#   exp_dir        results and one folder per phase are written here
+#   data           data directories, shards and noise bank are written here; empty: exp_dir/data
+#   config         YAML file with the settings, or its name below the recipe's conf/
+#   phases         phases of the file that stage 3 trains: names in order; "first" or "all"
+#   next_phases    phases that stage 9 trains, evaluating each: names; "rest" or empty for none
+#   gpus           GPUs of this node, such as 0,1 or [0,1]; empty for all that are visible
 #   nproc num_nodes HOST_NODE_ADDR   processes per node, nodes, where they meet
 #   nj num_avg top_n num_pairs       jobs, checkpoints averaged, AS-norm and calibration sizes
+#   features       "qmf9" or "qmf7" (no durations): what the calibration looks at
 #   average_options  further "--option value" words for average_model; may be empty
+#   report_options   further words for the report, such as --by MAP; may be empty
 #   note           text below the results table; may be empty
 #   untrained      true to extract and score with the untrained network too, for comparison
 #   overrides      array of further "--section.key value" words for training
 #
-# Needs tools/steps.sh. Every function skips what is done and was made from the same input.
+# Needs tools/steps.sh. A recipe calls begin_recipe first. Every function skips what is done and
+# was made from the same input. What belongs to a phase lies in its folder, which is $system in the
+# stages 4 to 8.
 
 # once NAME -i INPUT... -o OUTPUT... -- COMMAND...: run a command unless it was run before with the
 # same words, its inputs hold what they held then, and its outputs are there.
@@ -29,7 +37,7 @@ once() {
     shift
   done
   shift
-  local marker=$exp_dir/.done/$name signature whole=true
+  local marker=$system/.done/$name signature whole=true
   for word in "${inputs[@]}"; do
     if [ ! -e "$word" ]; then
       log "  $name: no such input: $word; run the stages before this one first" >&2
@@ -59,32 +67,58 @@ default_processes() {
   if [ "$gpus" -gt 0 ]; then echo "$gpus"; else echo 2; fi
 }
 
-# Refuses settings with which no stage could do its work.
-check_recipe() {
-  local word
-  local -a words
-  read -ra words <<<"$phases"
-  phases=${words[*]-} # one space between two, none at the ends
-  if [ -z "$phases" ]; then
-    echo "${0##*/}: --phases is empty; name at least one YAML file of $conf" >&2
-    exit 2
+# Says what is wrong with the command line and leaves.
+refuse() {
+  echo "${0##*/}: $*" >&2
+  exit 2
+}
+
+# Checks the settings that all recipes have, and sets what follows from them: $config, $data,
+# $phase_list and $next_list (arrays), $system, $nproc and the GPUs.
+begin_recipe() {
+  local known word
+  one_phase=false
+  [ -f "$config" ] || [ ! -f "$here/conf/$config.yaml" ] || config=$here/conf/$config.yaml
+  [ -f "$config" ] || refuse "--config $config: no such file, nor $here/conf/$config.yaml"
+  known=$(run list_phases --config "$config") || exit 1
+  read -ra known_phases <<<"${known//$'\n'/ }"
+  if [ "${#known_phases[@]}" -eq 0 ]; then # one phase, called like the file
+    word=${config##*/}
+    known_phases=("${word%.yaml}")
+    one_phase=true
   fi
-  for word in $phases; do
-    if [ ! -f "$conf/$word.yaml" ]; then
-      echo "${0##*/}: phase $word: no such file: $conf/$word.yaml" >&2
-      exit 2
-    fi
+  case $phases in
+    first) phase_list=("${known_phases[0]}") ;;
+    all) phase_list=("${known_phases[@]}") ;;
+    *) read -ra phase_list <<<"$phases" ;;
+  esac
+  if [ "$next_phases" = rest ]; then
+    known=" ${known_phases[*]} "
+    read -ra next_list <<<"${known#*" ${phase_list[-1]-} "}"
+  else
+    read -ra next_list <<<"$next_phases"
+  fi
+  [ "${#phase_list[@]}" -gt 0 ] || refuse "--phases is empty; name phases of $config"
+  for word in "${phase_list[@]}" ${next_list[@]+"${next_list[@]}"}; do
+    [[ " ${known_phases[*]} " == *" $word "* ]] ||
+      refuse "no phase '$word' in $config; its phases: ${known_phases[*]}"
   done
+  system=$exp_dir/${phase_list[-1]}
+  data=${data:-$exp_dir/data}
+  if [ -n "$gpus" ]; then
+    gpus=${gpus//[\[\] ]/}
+    export CUDA_VISIBLE_DEVICES=$gpus
+    known=${gpus//[^,]/}
+    [ "$nproc" -gt 0 ] || nproc=$((${#known} + 1))
+  fi
+  [ "$nproc" -gt 0 ] || nproc=$(default_processes)
   if [ "$num_nodes" -gt 1 ]; then
     if [ "$stage" != 3 ] || [ "$stop_stage" != 3 ]; then
-      echo "${0##*/}: only training runs on several nodes: run the other stages on one node, and" \
-        "--stage 3 --stop_stage 3 with --num_nodes and --HOST_NODE_ADDR on all of them" >&2
-      exit 2
+      refuse "only training runs on several nodes: run the other stages on one node, and" \
+        "--stage 3 --stop_stage 3 with --num_nodes and --HOST_NODE_ADDR on all of them"
     fi
-    if [ -z "$HOST_NODE_ADDR" ]; then
-      echo "${0##*/}: --num_nodes $num_nodes needs --HOST_NODE_ADDR HOST:PORT of one of them" >&2
-      exit 2
-    fi
+    [ -n "$HOST_NODE_ADDR" ] ||
+      refuse "--num_nodes $num_nodes needs --HOST_NODE_ADDR HOST:PORT of one of them"
   fi
 }
 
@@ -99,60 +133,67 @@ run() {
 stage_data() {
   # The audio is looked at when the directories are prepared.
   run validate_data_dir "$eval" --trials "$trials" --disjoint_from "$train" --audio none
-  run prepare_data --src "$train" --out "$exp_dir/data/train"
-  run prepare_data --src "$eval" --out "$exp_dir/data/eval"
+  run prepare_data --src "$train" --out "$data/train"
+  run prepare_data --src "$eval" --out "$data/eval"
 }
 
 # Stage 2: shards of the training set, and the noise bank.
 stage_shards() {
-  run make_shards --data "$exp_dir/data/train" --out "$exp_dir/data/train/shards" \
-    --list "$exp_dir/data/train/shard.list" --nj "$nj" \
-    --utterances_per_shard "$utterances_per_shard"
+  run make_shards --data "$data/train" --out "$data/train/shards" \
+    --list "$data/train/shard.list" --nj "$nj" --utterances_per_shard "$utterances_per_shard"
   if [ -n "$musan" ] && [ -n "$rirs" ]; then
-    run make_noise_bank --out "$exp_dir/data/noise_bank" --musan "$musan" --rirs "$rirs"
+    run make_noise_bank --out "$data/noise_bank" --musan "$musan" --rirs "$rirs"
   fi
 }
 
-# Stage 3: the phases, each from the end of the one before.
+# The phase that stands before phase $1 in the settings file, or nothing.
+phase_before() {
+  local word before=
+  for word in "${known_phases[@]}"; do
+    [ "$word" != "$1" ] || break
+    before=$word
+  done
+  printf '%s' "$before"
+}
+
+# Stage 3: the given phases, each from the end of the one before it in the file.
 stage_train() {
-  local phase before=
-  local -a words options=(--data.shards "$exp_dir/data/train/shard.list")
+  local phase before
+  local -a words options=(--data.shards "$data/train/shard.list")
   if [ -n "$musan" ] && [ -n "$rirs" ]; then
-    options+=(--data.noise_bank "$exp_dir/data/noise_bank")
+    options+=(--data.noise_bank "$data/noise_bank")
   else
     log "  no noise bank (it takes --musan and --rirs): training without noise and reverberation"
     options+=(--data.augment.noise_prob 0)
   fi
-  for phase in $phases; do
+  for phase in "$@"; do
     log "  phase $phase"
-    words=(wesp_lap.bin.train --config "$conf/$phase.yaml" --exp_dir "$exp_dir/$phase")
-    words+=("${options[@]}" ${before:+--init_from "$before"} ${overrides[@]+"${overrides[@]}"})
+    words=(wesp_lap.bin.train --config "$config" --exp_dir "$exp_dir/$phase")
+    $one_phase || words+=(--phase "$phase")
+    before=$(phase_before "$phase")
+    words+=("${options[@]}" ${before:+--init_from "$exp_dir/$before"})
+    words+=(${overrides[@]+"${overrides[@]}"})
     if [ -e "$exp_dir/$phase/final" ]; then # it is done, or says what has changed since
       WORLD_SIZE=1 "$PYTHON" -m "${words[@]}"
     else
       launch_train "$nproc" "$num_nodes" "$HOST_NODE_ADDR" "${words[@]}"
     fi
-    before=$exp_dir/$phase
   done
 }
-
-first_phase() { printf '%s/%s' "$exp_dir" "${phases%% *}"; }
-
-last_phase() { printf '%s/%s' "$exp_dir" "${phases##* }"; }
 
 # Stage 4: average the last checkpoints and extract with that model and with the untrained one.
 stage_extract() {
   local set
   # shellcheck disable=SC2086  # several words are meant
-  once average -i "$(last_phase)/final/state.json" -o "$exp_dir/model/model.safetensors" -- \
-    run average_model --exp_dir "$(last_phase)" --out "$exp_dir/model" --num "$num_avg" \
+  once average -i "$system/final/state.json" -o "$system/model/model.safetensors" -- \
+    run average_model --exp_dir "$system" --out "$system/model" --num "$num_avg" \
     ${average_options-}
   for set in train eval; do
-    run extract --model "$exp_dir/model" --data "$exp_dir/data/$set" \
-      --out "$exp_dir/embeddings/$set" --nj "$nj"
+    run extract --model "$system/model" --data "$data/$set" \
+      --out "$system/embeddings/$set" --nj "$nj"
     if $untrained; then
-      run extract --model "$(first_phase)/checkpoints/epoch_000" --data "$exp_dir/data/$set" \
-        --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
+      run extract --model "$exp_dir/${known_phases[0]}/checkpoints/epoch_000" \
+        --data "$data/$set" --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
     fi
   done
 }
@@ -178,10 +219,10 @@ scoring_options() {
 # Stage 5: cosine with mean subtraction, of the trained and of the untrained network.
 stage_score() {
   local folder
-  local -a options files lists folders=("$exp_dir")
+  local -a options files lists folders=("$system")
   mapfile -t lists < <(trial_lists)
   if $untrained; then
-    folders=("$exp_dir/untrained" "$exp_dir")
+    folders=("$exp_dir/untrained" "$system")
   fi
   for folder in "${folders[@]}"; do
     mapfile -t options < <(scoring_options "$folder/embeddings")
@@ -189,7 +230,7 @@ stage_score() {
     once "score_${folder##*/}" -i "$folder"/embeddings/*/xvector.json "${lists[@]}" \
       ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
       run score "${options[@]}" --out_dir "$folder/scores"
-    [ "$folder" = "$exp_dir" ] || log "  the network before training:"
+    [ "$folder" = "$system" ] || log "  the network before training:"
     run compute_metrics "${files[@]}"
   done
 }
@@ -197,81 +238,103 @@ stage_score() {
 # Stage 6: AS-norm against the training speakers' means.
 stage_norm() {
   local -a options files before
-  mapfile -t options < <(scoring_options "$exp_dir/embeddings")
-  mapfile -t before < <(score_files "$exp_dir/scores" "")
-  mapfile -t files < <(score_files "$exp_dir/scores" .asnorm)
-  once asnorm -i "$exp_dir"/embeddings/*/xvector.json "${before[@]}" \
-    "$exp_dir/data/train/utt2spk" ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
-    run score_norm "${options[@]}" --scores_dir "$exp_dir/scores" --top_n "$top_n" \
-    --cohort_scp "$exp_dir/embeddings/train/xvector.scp" \
-    --cohort_utt2spk "$exp_dir/data/train/utt2spk"
+  mapfile -t options < <(scoring_options "$system/embeddings")
+  mapfile -t before < <(score_files "$system/scores" "")
+  mapfile -t files < <(score_files "$system/scores" .asnorm)
+  once asnorm -i "$system"/embeddings/*/xvector.json "${before[@]}" \
+    "$data/train/utt2spk" ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
+    run score_norm "${options[@]}" --scores_dir "$system/scores" --top_n "$top_n" \
+    --cohort_scp "$system/embeddings/train/xvector.scp" \
+    --cohort_utt2spk "$data/train/utt2spk"
   run compute_metrics "${files[@]}"
 }
 
 # Stage 7: quality-aware calibration, fitted on pairs of training utterances.
 stage_calibrate() {
   local -a options files before
-  mapfile -t options < <(scoring_options "$exp_dir/embeddings")
-  mapfile -t before < <(score_files "$exp_dir/scores" .asnorm)
-  mapfile -t files < <(score_files "$exp_dir/scores" .qmf)
-  once calibrate -i "$exp_dir"/embeddings/*/xvector.json "${before[@]}" \
-    "$exp_dir"/data/{train,eval}/utt2dur "$exp_dir/data/train/utt2spk" \
-    ${enroll_map:+"$enroll_map"} -o "${files[@]}" "$exp_dir/scores/calibration.json" -- \
-    run calibrate "${options[@]}" --scores_dir "$exp_dir/scores" --out_dir "$exp_dir/scores" \
-    --test_utt2dur "$exp_dir/data/eval/utt2dur" --top_n "$top_n" --num_pairs "$num_pairs" \
-    --cohort_scp "$exp_dir/embeddings/train/xvector.scp" \
-    --cohort_utt2spk "$exp_dir/data/train/utt2spk" \
-    --cohort_utt2dur "$exp_dir/data/train/utt2dur"
+  mapfile -t options < <(scoring_options "$system/embeddings")
+  mapfile -t before < <(score_files "$system/scores" .asnorm)
+  mapfile -t files < <(score_files "$system/scores" .qmf)
+  once calibrate -i "$system"/embeddings/*/xvector.json "${before[@]}" \
+    "$data"/{train,eval}/utt2dur "$data/train/utt2spk" \
+    ${enroll_map:+"$enroll_map"} -o "${files[@]}" "$system/scores/calibration.json" -- \
+    run calibrate "${options[@]}" --scores_dir "$system/scores" --out_dir "$system/scores" \
+    --test_utt2dur "$data/eval/utt2dur" --top_n "$top_n" --num_pairs "$num_pairs" \
+    --features "$features" --cohort_scp "$system/embeddings/train/xvector.scp" \
+    --cohort_utt2spk "$data/train/utt2spk" --cohort_utt2dur "$data/train/utt2dur"
   run compute_metrics "${files[@]}" --llr
-}
-
-# Options of the report command, one a line.
-report_options() {
-  printf '%s\n' --trials "$trials" --scores_dir "$exp_dir/scores" --out "$exp_dir"
-  if $untrained; then
-    printf '%s\n' --untrained_scores_dir "$exp_dir/untrained/scores"
-  fi
 }
 
 quietly() { "$@" >/dev/null; }
 
 # Stage 8: model, mean, calibration and card in one directory, loaded again and checked.
 stage_export() {
-  local -a options
-  mapfile -t options < <(report_options)
   # The card of the model shows the results.
-  once results -i "$exp_dir"/scores/*.score -o "$exp_dir/results.tsv" -- \
-    quietly run report "${options[@]}"
-  once export -i "$exp_dir/model/model.safetensors" "$exp_dir/results.tsv" \
-    "$exp_dir/scores/calibration.json" -o "$exp_dir/export/manifest.json" -- \
-    run export --model "$exp_dir/model" --out "$exp_dir/export" \
-    --mean_scp "$exp_dir/embeddings/train/xvector.scp" --results "$exp_dir/results.tsv" \
-    --calibration "$exp_dir/scores/calibration.json" \
-    --check_scp "$exp_dir/embeddings/eval/xvector.scp" --check_data "$exp_dir/data/eval"
+  once results -i "$system"/scores/*.score -o "$system/results.tsv" -- \
+    quietly run report --trials "$trials" --scores "$system/scores" --out "$system"
+  once export -i "$system/model/model.safetensors" "$system/results.tsv" \
+    "$system/scores/calibration.json" -o "$system/export/manifest.json" -- \
+    run export --model "$system/model" --out "$system/export" \
+    --mean_scp "$system/embeddings/train/xvector.scp" --results "$system/results.tsv" \
+    --calibration "$system/scores/calibration.json" \
+    --check_scp "$system/embeddings/eval/xvector.scp" --check_data "$data/eval"
 }
 
-# Stage 10: the results table and page.
-stage_report() {
-  local phase dirs=
-  local -a options
-  for phase in $phases; do
-    dirs+=${dirs:+,}$exp_dir/$phase
+# Stage 9: the next phases, each with the stages 4 to 8 of its own.
+stage_next_phases() {
+  for phase in ${next_list[@]+"${next_list[@]}"}; do
+    system=$exp_dir/$phase
+    stage_train "$phase"
+    log "  evaluation of phase $phase"
+    stage_extract
+    stage_score
+    stage_norm
+    stage_calibrate
+    stage_export
   done
-  mapfile -t options < <(report_options)
-  # Confidence intervals take the speakers of both sides; models of an enrolment map have no line.
-  [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$exp_dir/data/eval/utt2spk")
-  run report "${options[@]}" --phases "$dirs" --note "$note"
-  log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $exp_dir/export"
 }
 
-# Stages 2 to 10, the same for all recipes. 9 is free: the later phases belong to stage 3.
+# Stage 10: the results table and page of all phases that have scores.
+stage_report() {
+  local phase dirs= scores= scored=0
+  local -a options=()
+  for phase in "${known_phases[@]}"; do
+    [ ! -e "$exp_dir/$phase/final" ] || dirs+=${dirs:+,}$exp_dir/$phase
+    [ ! -d "$exp_dir/$phase/scores" ] || scored=$((scored + 1))
+  done
+  $untrained && scores="untrained=$exp_dir/untrained/scores"
+  for phase in "${known_phases[@]}"; do
+    [ -d "$exp_dir/$phase/scores" ] || continue
+    scores+=${scores:+,}
+    [ "$scored" -eq 1 ] || scores+=$phase=
+    scores+=$exp_dir/$phase/scores
+  done
+  # Confidence intervals take the speakers of both sides; models of an enrolment map have no line.
+  [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$data/eval/utt2spk")
+  # shellcheck disable=SC2086  # several words are meant
+  run report --trials "$trials" --scores "$scores" --out "$exp_dir" --phases "$dirs" \
+    --note "$note" "${options[@]}" ${report_options-}
+  log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $(last_system)/export"
+}
+
+# The folder of the last phase that has an export.
+last_system() {
+  local phase last=$system
+  for phase in "${known_phases[@]}"; do
+    [ ! -d "$exp_dir/$phase/export" ] || last=$exp_dir/$phase
+  done
+  printf '%s' "$last"
+}
+
+# Stages 2 to 10, the same for all recipes.
 run_common_stages() {
   if run_stage 2 "shards and noise bank"; then stage_shards; fi
-  if run_stage 3 "training"; then stage_train; fi
+  if run_stage 3 "training"; then stage_train "${phase_list[@]}"; fi
   if run_stage 4 "checkpoint average and extraction"; then stage_extract; fi
   if run_stage 5 "cosine scores"; then stage_score; fi
   if run_stage 6 "AS-norm"; then stage_norm; fi
   if run_stage 7 "calibration"; then stage_calibrate; fi
   if run_stage 8 "export"; then stage_export; fi
+  if [ "${#next_list[@]}" -gt 0 ] && run_stage 9 "next phases"; then stage_next_phases; fi
   if run_stage 10 "report"; then stage_report; fi
 }

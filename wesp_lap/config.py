@@ -2,7 +2,8 @@
 
 A section ``{name: X, **options}`` is a call: ``name`` picks an entry of a room's table and the
 options are its keyword arguments, so the constructor's signature is the schema. ``base: FILE``
-inherits from another file (relative to this one); ``--a.b.c value`` overrides on the command line.
+inherits from another file (relative to this one); ``phases`` holds what each phase of training
+changes; ``--a.b.c value`` overrides on the command line.
 """
 
 from __future__ import annotations
@@ -53,6 +54,52 @@ def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return tree
     return merge(_load(path.parent / str(base), (*seen, path.resolve())), tree)
+
+
+def phase_names(path: PathLike) -> list[str]:
+    """Return the names of a file's phases in their order; empty without a ``phases`` section."""
+    return list(_phases(load_yaml(path), path))
+
+
+def load_phase(path: PathLike, phase: str | None = None) -> dict[str, Any]:
+    """Read the settings of one phase.
+
+    A phase has the settings of the file, those that the phases before it change, and its own.
+
+    Args:
+        path: YAML file; everything it inherits is read too.
+        phase: A name of its ``phases`` section; None for a file without one.
+
+    Raises:
+        ConfigError: no such phase, or none given where there are several.
+    """
+    tree = load_yaml(path)
+    phases = _phases(tree, path)
+    known = ", ".join(phases)
+    if phase is None:
+        if phases:
+            raise ConfigError(f"{path}: has several phases; name one of them: --phase {known}")
+        return tree
+    if phase not in phases:
+        raise ConfigError(f"{path}: no phase '{phase}'; its phases: {known or 'none'}")
+    tree.pop("phases")
+    for name, change in phases.items():
+        tree = merge(tree, change)
+        if name == phase:
+            break
+    return tree
+
+
+def _phases(tree: Mapping[str, Any], path: PathLike) -> dict[str, Mapping[str, Any]]:
+    """Return the phases in order; one that an inheriting file sets to null is gone."""
+    phases = tree.get("phases", {})
+    if not isinstance(phases, Mapping):
+        raise ConfigError(f"{path}: phases: expected 'name: settings' lines, not {phases!r}")
+    kept = {str(name): change for name, change in phases.items() if change is not None}
+    for name, change in kept.items():
+        if not isinstance(change, Mapping):
+            raise ConfigError(f"{path}: phases.{name}: expected settings, not {change!r}")
+    return kept
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

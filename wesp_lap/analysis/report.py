@@ -13,7 +13,7 @@ import wesp_lap
 from wesp_lap.analysis.plots import plot_det
 from wesp_lap.analysis.training_log import read_training_log, read_validations
 from wesp_lap.analysis.training_plot import plot_training
-from wesp_lap.errors import raise_problems
+from wesp_lap.errors import ConfigError, raise_problems
 from wesp_lap.files import PathLike, atomic_write
 from wesp_lap.scoring.labelled import Scored, Systems, as_systems, read_labelled_scores
 from wesp_lap.scoring.measure import Maps, Measures, measure_systems
@@ -41,6 +41,26 @@ class Row(NamedTuple):
         """Return the row as text."""
         costs = f"{self.mindcf01:.4f}", f"{self.mindcf05:.4f}"
         return [self.trials, self.method, f"{self.eer:.3f}", *costs]
+
+
+def named_folders(words: Sequence[str]) -> dict[str, str]:
+    """Turn "NAME=FOLDER" and "FOLDER" into what ``score_files`` takes.
+
+    Raises:
+        ConfigError: two folders with the same name, or two without.
+    """
+    folders: dict[str, str] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or "/" in name:
+            name, folder = "", word
+        label = f"{name} " if name else ""
+        if label in folders:
+            raise ConfigError(
+                f"--scores: {folders[label]} and {folder} need different names: NAME=FOLDER"
+            )
+        folders[label] = folder
+    return folders
 
 
 def score_files(trials: Sequence[PathLike], folders: Mapping[str, PathLike]) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from wesp_lap.analysis.report import (
     details_table,
     load_scored,
+    named_folders,
     results_rows,
     results_table,
     score_files,
@@ -21,9 +22,8 @@ from wesp_lap.scoring.measure import Maps, Measures
 
 def main(
     trials: list[str],
-    scores_dir: str,
+    scores: list[str],
     out: str,
-    untrained_scores_dir: str | None = None,
     phases: list[str] | None = None,
     note: str = "",
     utt2spk: str | None = None,
@@ -35,9 +35,9 @@ def main(
 
     Args:
         trials: Trial lists, with commas between them.
-        scores_dir: Directory with <list>.score, <list>.asnorm.score, <list>.qmf.score.
+        scores: Directories with <list>.score, <list>.asnorm.score, <list>.qmf.score, with commas
+            between them; each may have a name that goes before the method's: frozen=DIR,joint=DIR.
         out: Directory for results.tsv and, with --phases, results.md and its figures.
-        untrained_scores_dir: Scores of the network before training, for comparison.
         phases: Experiment directories of the training phases: FIRST,SECOND,...
         note: Text below the table of results.md.
         utt2spk: Speaker of every id of the trials; for --bootstrap, and for --by maps by speaker.
@@ -45,8 +45,7 @@ def main(
         by: Maps "id value", with commas between them: results of every pair of values too.
         bins: Rising edges for maps of numbers, with commas between them: 5,10.
     """
-    folders = {"untrained ": untrained_scores_dir} if untrained_scores_dir else {}
-    files = score_files(trials, {**folders, "": scores_dir})
+    files = score_files(trials, named_folders(scores))
     scored = load_scored(files)
     systems = as_systems(scored)
     rows = results_rows(systems)

@@ -8,16 +8,18 @@ from wesp_lap.training.run import train
 from wesp_lap.training.settings import load_settings
 
 
-def main(config: str, exp_dir: str, **overrides: str) -> int:
+def main(config: str, exp_dir: str, phase: str | None = None, **overrides: str) -> int:
     """Train one phase; the same command again resumes it. Any setting: --section.key value.
 
     SIGTERM, SIGUSR1, SIGUSR2 and SIGINT save the state at the end of a step; exit code 75 then.
 
     Args:
-        config: YAML file with the settings of the phase.
+        config: YAML file with the settings.
         exp_dir: Directory for config.yaml, train.log, metrics.jsonl and checkpoints/.
+        phase: Which of the phases of the file; leave it out for a file without "phases".
     """
-    return 0 if train(load_settings(config, overrides), exp_dir) else REQUEUE_EXIT_CODE
+    settings = load_settings(config, overrides, phase)
+    return 0 if train(settings, exp_dir) else REQUEUE_EXIT_CODE
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wesp_lap.coerce import Section, from_mapping
-from wesp_lap.config import apply_overrides, check_section, load_yaml
+from wesp_lap.config import apply_overrides, check_section, load_phase
 from wesp_lap.data.settings import StreamSettings
 from wesp_lap.files import PathLike
 from wesp_lap.losses import LOSSES
@@ -135,9 +135,17 @@ class TrainSettings:
         check_section(LR_SCHEDULES, self.lr_schedule, "lr_schedule")
 
 
-def load_settings(path: PathLike, overrides: Mapping[str, str] | None = None) -> TrainSettings:
-    """Read, inherit, override and check the settings of a phase."""
-    tree: dict[str, Any] = apply_overrides(load_yaml(path), overrides or {})
+def load_settings(
+    path: PathLike, overrides: Mapping[str, str] | None = None, phase: str | None = None
+) -> TrainSettings:
+    """Read, inherit, override and check the settings of a phase.
+
+    Args:
+        path: YAML file.
+        overrides: "section.key" to text, laid over the file.
+        phase: One of the file's ``phases``; None for a file without such a section.
+    """
+    tree: dict[str, Any] = apply_overrides(load_phase(path, phase), overrides or {})
     settings = from_mapping(TrainSettings, tree)
     settings.check()
     return settings
