@@ -1,0 +1,78 @@
+"""The trial lists of the Universal Pooling paper: the numbers and rules of its published code.
+
+Kim, Park, Shin and Han, "Universal Pooling Method of Multi-layer Features from Pretrained Models
+for Speaker Verification", arXiv 2409.07770; docs/methods.md, section 2.8. Its lists name files that
+another generator has drawn; those made here have the same size and the same structure, with two
+differences: no pair comes twice, and exactly half of the target trials of VoxCeleb2-test, instead
+of half on average, are of one video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wesp_lap.corpora.trial_sampling import sample_trials
+from wesp_lap.kaldi.trials import Trials
+
+SEED = 42
+VCTK_TRIALS = 8000
+LIBRISPEECH_TRIALS = 16000
+VOX2_TRIALS = 32000
+_THOUSAND = 1000
+
+
+def vctk_trials(
+    utt2spk: Mapping[str, str],
+    gender: Mapping[str, str],
+    accent: Mapping[str, str],
+    per_label: int = VCTK_TRIALS,
+    seed: int = SEED,
+) -> Trials:
+    """Draw the trials of one half of VCTK's held-out speakers.
+
+    ``per_label`` target trials and as many non-target trials, both raised to whole rounds: of 18
+    speakers 8,010 target trials, and about 2,000 non-target trials of each cell of gender (same or
+    not) and accent (same or not).
+    """
+    match = {"gender": gender, "accent": accent}
+    return sample_trials(utt2spk, per_label, per_label, match, seed=seed, whole_rounds=True)
+
+
+def librispeech_trials(
+    utt2spk: Mapping[str, str],
+    gender: Mapping[str, str],
+    per_label: int = LIBRISPEECH_TRIALS,
+    seed: int = SEED,
+) -> Trials:
+    """Draw the trials of LibriSpeech's dev or test speakers.
+
+    ``per_label`` non-target trials, half of them of one gender, in whole rounds of the pairs of
+    speakers; then about as many target trials: thousands rounded down, again in whole rounds. Of
+    73 speakers these are 18,396 and 18,031.
+    """
+    match = {"gender": gender}
+    others = len(sample_trials(utt2spk, 0, per_label, match, seed=seed, whole_rounds=True))
+    targets = others // _THOUSAND * _THOUSAND or others
+    return sample_trials(utt2spk, targets, per_label, match, seed=seed, whole_rounds=True)
+
+
+def vox2_test_validation_trials(
+    utt2spk: Mapping[str, str],
+    utt2video: Mapping[str, str],
+    per_label: int = VOX2_TRIALS,
+    seed: int = SEED,
+) -> Trials:
+    """Draw the trials on VoxCeleb2-test that training on VoxCeleb chooses its epoch by.
+
+    Of 118 speakers 32,096 target trials, half of them of one video, and 5 non-target trials of
+    each of the 6,903 pairs of speakers.
+    """
+    return sample_trials(
+        utt2spk,
+        per_label,
+        per_label,
+        utt2session=utt2video,
+        same_session_share=0.5,
+        seed=seed,
+        whole_rounds=True,
+    )
