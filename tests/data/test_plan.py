@@ -124,6 +124,29 @@ def test_drop_last_gives_full_batches_and_leaves_out_others_in_every_epoch():
     assert len(left) == 4
 
 
+@pytest.mark.parametrize("epoch_steps", [1, 4, 25, 33])
+def test_epochs_of_given_steps_are_cut_from_one_pass_after_the_other(epoch_steps):
+    total, size, epochs = 103, 10, 12
+    sampling = UtteranceSampling(corpus(total), size, CROP, 1, epoch_steps=epoch_steps)
+    assert sampling.steps == epoch_steps
+    plans = [batches(sampling, epoch=epoch) for epoch in range(epochs)]
+    assert {len(plan.rows) for epoch in plans for plan in epoch} == {size}
+    rows = np.concatenate([rows_of(epoch) for epoch in plans])
+    assert len(rows) == epochs * epoch_steps * size
+    passes = [rows[begin : begin + total] for begin in range(0, len(rows) - total + 1, total)]
+    assert all(sorted(one) == list(range(total)) for one in passes)
+    assert len({tuple(one) for one in passes}) == len(passes)
+
+
+def test_epochs_of_given_steps_are_the_same_for_any_number_of_processes():
+    data, options = corpus(103), {"max_per_speaker": 5, "epoch_steps": 9}
+    whole = batches(UtteranceSampling(data, 12, CROP, 1, **options), epoch=2)
+    sampling = UtteranceSampling(data, 12, CROP, 3, **options)
+    ranks = [batches(sampling, rank, 3, epoch=2) for rank in range(3)]
+    for step, plan in enumerate(whole):
+        np.testing.assert_array_equal(plan.rows, rows_of([plans[step] for plans in ranks]))
+
+
 def test_a_window_of_shards_is_shuffled_and_stays_together():
     data = corpus(3000, shards=30)
     rows = rows_of(batches(UtteranceSampling(data, 50, CROP, 1, window_shards=3)))
@@ -232,6 +255,9 @@ def test_settings_that_cannot_work_say_what_to_change():
         SpeakerSampling(corpus(500), 40, CROP, 1, per_speaker=3)
     with pytest.raises(ConfigError, match="window_shards >= 0"):
         UtteranceSampling(corpus(50), 10, CROP, 1, window_shards=-1)
+    for options in ({"epoch_steps": 0}, {"epoch_steps": 5, "window_shards": 2}):
+        with pytest.raises(ConfigError, match="epoch_steps must be at least 1, and does not go"):
+            UtteranceSampling(corpus(50), 10, CROP, 1, **options)
     for cap in (0, -1):
         for sampling in (UtteranceSampling, SpeakerSampling):
             with pytest.raises(ConfigError, match="max_per_speaker must be at least 1, got"):

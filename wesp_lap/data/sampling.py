@@ -66,6 +66,8 @@ class UtteranceSampling:
         parts: Cut the epoch into this many parts that are read side by side: with as many parts
             as processes, or a multiple, no process reads what another one reads.
         drop_last: Leave out what does not fill a batch.
+        epoch_steps: Make an epoch so many full batches, for schedules that are published in steps.
+            One epoch goes on in the passes over the utterances where the epoch before it ended.
     """
 
     def __init__(
@@ -79,9 +81,15 @@ class UtteranceSampling:
         window_shards: int = 0,
         parts: int = 1,
         drop_last: bool = False,
+        epoch_steps: int | None = None,
     ) -> None:
         if window_shards < 0 or parts < 1:
             raise ConfigError("data.sampling: window_shards >= 0 and parts >= 1 are needed")
+        if epoch_steps is not None and (epoch_steps < 1 or window_shards):
+            raise ConfigError(
+                "data.sampling: epoch_steps must be at least 1, and does not go together with "
+                "window_shards"
+            )
         check_cap(max_per_speaker)
         self._tar = corpus.tar
         self._speaker = corpus.speaker
@@ -94,8 +102,11 @@ class UtteranceSampling:
                 f"{total} utterances do not fill one batch of {batch_size}; lower data.batch_size "
                 "or add data"
             )
+        self._pass = total
         self.steps = total // batch_size if drop_last else -(-total // batch_size)
-        total = self.steps * batch_size if drop_last else total
+        self.steps = epoch_steps or self.steps
+        self._epoch_steps = epoch_steps
+        total = self.steps * batch_size if drop_last or epoch_steps else total
         sizes = np.diff(even_cuts(total, self.steps))
         check_shares(sizes, 2, batch_size, world_size)
         self._shares = shares(sizes, parts)
@@ -105,13 +116,24 @@ class UtteranceSampling:
 
     def order(self, seed: int, epoch: int) -> Order:
         """Return the shuffled utterances of an epoch."""
-        rng = generator(seed, epoch)
+        if self._epoch_steps is None:
+            rows = self._shuffled(seed, epoch)
+        else:
+            size = int(self._shares.sum())
+            first, begin = divmod(epoch * size, self._pass)
+            last = ((epoch + 1) * size - 1) // self._pass
+            passes = [self._shuffled(seed, number) for number in range(first, last + 1)]
+            rows = np.concatenate(passes)[begin : begin + size]
+        rows = side_by_side(rows, self._shares)
+        return Order(rows, self._cuts, self._samples)
+
+    def _shuffled(self, seed: int, number: int) -> np.ndarray:
+        """Return the utterances in the order of a pass over them."""
+        rng = generator(seed, number)
         chosen = np.arange(len(self._tar))
         if self._cap is not None:
             chosen = capped(self._speaker, self._cap, rng)
-        rows = self._windowed(chosen, rng) if self._window else rng.permutation(chosen)
-        rows = side_by_side(rows, self._shares)
-        return Order(rows, self._cuts, self._samples)
+        return self._windowed(chosen, rng) if self._window else rng.permutation(chosen)
 
     def _windowed(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Shuffle the shards, then the utterances within each window of shards.
