@@ -26,6 +26,7 @@ GENRES = (
     "speech",
     "vlog",
 )
+_GENRES_OF_A_SPEAKER = 3
 _FIRST_OF_EVAL = 800
 _FIRST_OF_2 = 10000
 
@@ -76,7 +77,7 @@ def _write_speaker(writer: Writer, number: int, turn: int, speaker: Speaker) -> 
     new = f"id{number:05d}"
     names = {}
     for place, session in enumerate(speaker.sessions()):
-        rounds, genre = divmod(place, len(GENRES))
+        rounds, genre = divmod(place, _GENRES_OF_A_SPEAKER)
         stem = f"{GENRES[(turn + genre) % len(GENRES)]}-{rounds + 1:02d}"
         for index, utterance in enumerate(session, 1):
             names[utterance.key] = f"{stem}-{index:03d}"

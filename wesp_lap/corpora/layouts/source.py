@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from wesp_lap.files import PathLike
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.kaldi.tables import read_table
 
+Item = TypeVar("Item")
 # Utterances that share a made-up session where the source names none.
 _PER_SESSION = 3
 
@@ -142,8 +144,8 @@ def split_speakers(
 ) -> Parts:
     """Divide the speakers of the source into training and test.
 
-    Test speakers are those of ``test_data``, or those of ``trials``, or the last ones of ``data``.
-    Speakers of ``test_data`` that find no place among the test speakers are for training.
+    Test speakers are those of ``test_data``, those of ``trials``, or some of ``data``; where they
+    are more than wanted, evenly over the sorted list, and the others are for training.
 
     Args:
         layout: name of the layout, for messages.
@@ -173,7 +175,7 @@ def split_speakers(
         len(candidates) if options.test_data or options.trials else max(least[1], len(pool) // 4)
     )
     able = [one for one in candidates if len(one.utterances) >= per]
-    test = able[max(0, len(able) - min(wanted, most[1])) :]
+    test = _evenly(able, min(wanted, most[1])) if most[1] else []
     names = {one.name for one in test}
     everyone = {one.name: one for one in (*pool, *candidates)}
     dev = [one for name, one in everyone.items() if name not in names][: most[0]]
@@ -213,10 +215,10 @@ def _optional(path: Path) -> dict[str, str]:
     return read_table(path) if path.is_file() else {}
 
 
-def _evenly(keys: list[str], most: int) -> list[str]:
-    if not most or len(keys) <= most:
-        return keys
-    return [keys[index * len(keys) // most] for index in range(most)]
+def _evenly(items: list[Item], most: int) -> list[Item]:
+    if not most or len(items) <= most:
+        return items
+    return [items[index * len(items) // most] for index in range(most)]
 
 
 def _sessions(speaker: str, keys: list[str], named: list[str]) -> list[str]:
