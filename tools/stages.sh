@@ -17,7 +17,8 @@
 #   report_options   further words for the report, such as --by MAP; may be empty
 #   note           text below the results table; may be empty
 #   untrained      true to extract and score with the untrained network too, for comparison
-#   overrides      array of further "--section.key value" words for training
+#   frontend backend   a pre-trained frontend, and a backend by name, in place of the file's
+#   train_options  further "--section.key value" words for training
 #
 # Needs tools/steps.sh. A recipe calls begin_recipe first. Every function skips what is done and
 # was made from the same input. What belongs to a phase lies in its folder, which is $system in the
@@ -74,7 +75,7 @@ refuse() {
 }
 
 # Checks the settings that all recipes have, and sets what follows from them: $config, $data,
-# $phase_list and $next_list (arrays), $system, $nproc and the GPUs.
+# $phase_list, $next_list and $overrides (arrays), $train_dir, $eval_dir, $system, $nproc, the GPUs.
 begin_recipe() {
   local known word
   one_phase=false
@@ -105,6 +106,10 @@ begin_recipe() {
   done
   system=$exp_dir/${phase_list[-1]}
   data=${data:-$exp_dir/data}
+  train_dir=$data/train eval_dir=$data/eval
+  read -ra overrides <<<"$train_options"
+  [ -z "$frontend" ] || overrides+=(--frontend.config null --frontend.weights "$frontend")
+  [ -z "$backend" ] || overrides+=(--backend.name "$backend")
   if [ -n "$gpus" ]; then
     gpus=${gpus//[\[\] ]/}
     export CUDA_VISIBLE_DEVICES=$gpus
@@ -129,18 +134,31 @@ run() {
   "$PYTHON" -m "wesp_lap.bin.$name" "$@"
 }
 
+# Stage 0: everything that would stop a run hours later. Takes the options of the corpora.
+stage_checks() {
+  local phase listed=
+  local -a words=(--exp_dir "$exp_dir" --data "$data" --config "$config" --nproc "$nproc")
+  for phase in "${phase_list[@]}" ${next_list[@]+"${next_list[@]}"}; do
+    listed+=${listed:+,}$phase
+  done
+  $one_phase || words+=(--phases "$listed")
+  [ -z "$musan" ] || words+=(--musan "$musan")
+  [ -z "$rirs" ] || words+=(--rirs "$rirs")
+  run preflight "${words[@]}" "$@" -- ${overrides[@]+"${overrides[@]}"}
+}
+
 # Stage 1: checked copies of the data directories with absolute paths and durations.
 stage_data() {
   # The audio is looked at when the directories are prepared.
   run validate_data_dir "$eval" --trials "$trials" --disjoint_from "$train" --audio none
-  run prepare_data --src "$train" --out "$data/train"
-  run prepare_data --src "$eval" --out "$data/eval"
+  run prepare_data --src "$train" --out "$train_dir"
+  run prepare_data --src "$eval" --out "$eval_dir"
 }
 
 # Stage 2: shards of the training set, and the noise bank.
 stage_shards() {
-  run make_shards --data "$data/train" --out "$data/train/shards" \
-    --list "$data/train/shard.list" --nj "$nj" --utterances_per_shard "$utterances_per_shard"
+  run make_shards --data "$train_dir" --out "$train_dir/shards" \
+    --list "$train_dir/shard.list" --nj "$nj" --utterances_per_shard "$utterances_per_shard"
   if [ -n "$musan" ] && [ -n "$rirs" ]; then
     run make_noise_bank --out "$data/noise_bank" --musan "$musan" --rirs "$rirs"
   fi
@@ -159,7 +177,7 @@ phase_before() {
 # Stage 3: the given phases, each from the end of the one before it in the file.
 stage_train() {
   local phase before
-  local -a words options=(--data.shards "$data/train/shard.list")
+  local -a words options=(--data.shards "$train_dir/shard.list")
   if [ -n "$musan" ] && [ -n "$rirs" ]; then
     options+=(--data.noise_bank "$data/noise_bank")
   else
@@ -183,17 +201,18 @@ stage_train() {
 
 # Stage 4: average the last checkpoints and extract with that model and with the untrained one.
 stage_extract() {
-  local set
+  local set folder
   # shellcheck disable=SC2086  # several words are meant
   once average -i "$system/final/state.json" -o "$system/model/model.safetensors" -- \
     run average_model --exp_dir "$system" --out "$system/model" --num "$num_avg" \
     ${average_options-}
   for set in train eval; do
-    run extract --model "$system/model" --data "$data/$set" \
-      --out "$system/embeddings/$set" --nj "$nj"
+    folder=$train_dir
+    [ "$set" = train ] || folder=$eval_dir
+    run extract --model "$system/model" --data "$folder" --out "$system/embeddings/$set" --nj "$nj"
     if $untrained; then
       run extract --model "$exp_dir/${known_phases[0]}/checkpoints/epoch_000" \
-        --data "$data/$set" --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
+        --data "$folder" --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
     fi
   done
 }
@@ -242,10 +261,10 @@ stage_norm() {
   mapfile -t before < <(score_files "$system/scores" "")
   mapfile -t files < <(score_files "$system/scores" .asnorm)
   once asnorm -i "$system"/embeddings/*/xvector.json "${before[@]}" \
-    "$data/train/utt2spk" ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
+    "$train_dir/utt2spk" ${enroll_map:+"$enroll_map"} -o "${files[@]}" -- \
     run score_norm "${options[@]}" --scores_dir "$system/scores" --top_n "$top_n" \
     --cohort_scp "$system/embeddings/train/xvector.scp" \
-    --cohort_utt2spk "$data/train/utt2spk"
+    --cohort_utt2spk "$train_dir/utt2spk"
   run compute_metrics "${files[@]}"
 }
 
@@ -256,12 +275,12 @@ stage_calibrate() {
   mapfile -t before < <(score_files "$system/scores" .asnorm)
   mapfile -t files < <(score_files "$system/scores" .qmf)
   once calibrate -i "$system"/embeddings/*/xvector.json "${before[@]}" \
-    "$data"/{train,eval}/utt2dur "$data/train/utt2spk" \
+    "$train_dir/utt2dur" "$eval_dir/utt2dur" "$train_dir/utt2spk" \
     ${enroll_map:+"$enroll_map"} -o "${files[@]}" "$system/scores/calibration.json" -- \
     run calibrate "${options[@]}" --scores_dir "$system/scores" --out_dir "$system/scores" \
-    --test_utt2dur "$data/eval/utt2dur" --top_n "$top_n" --num_pairs "$num_pairs" \
+    --test_utt2dur "$eval_dir/utt2dur" --top_n "$top_n" --num_pairs "$num_pairs" \
     --features "$features" --cohort_scp "$system/embeddings/train/xvector.scp" \
-    --cohort_utt2spk "$data/train/utt2spk" --cohort_utt2dur "$data/train/utt2dur"
+    --cohort_utt2spk "$train_dir/utt2spk" --cohort_utt2dur "$train_dir/utt2dur"
   run compute_metrics "${files[@]}" --llr
 }
 
@@ -277,11 +296,12 @@ stage_export() {
     run export --model "$system/model" --out "$system/export" \
     --mean_scp "$system/embeddings/train/xvector.scp" --results "$system/results.tsv" \
     --calibration "$system/scores/calibration.json" \
-    --check_scp "$system/embeddings/eval/xvector.scp" --check_data "$data/eval"
+    --check_scp "$system/embeddings/eval/xvector.scp" --check_data "$eval_dir"
 }
 
 # Stage 9: the next phases, each with the stages 4 to 8 of its own.
 stage_next_phases() {
+  local phase
   for phase in ${next_list[@]+"${next_list[@]}"}; do
     system=$exp_dir/$phase
     stage_train "$phase"
@@ -310,7 +330,7 @@ stage_report() {
     scores+=$exp_dir/$phase/scores
   done
   # Confidence intervals take the speakers of both sides; models of an enrolment map have no line.
-  [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$data/eval/utt2spk")
+  [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$eval_dir/utt2spk")
   # shellcheck disable=SC2086  # several words are meant
   run report --trials "$trials" --scores "$scores" --out "$exp_dir" --phases "$dirs" \
     --note "$note" "${options[@]}" ${report_options-}

@@ -8,8 +8,9 @@
 #       --exp_dir DIR
 #       on Kaldi data directories
 #
-# Stages: 1 data directories, 2 shards and noise bank, 3 training, 4 average and extraction,
-# 5 cosine scores, 6 AS-norm, 7 calibration, 8 export, 10 report. A second run skips what is done.
+# Stages: 1 data directories, 2 shards and noise bank, 3 training of --phases, 4 average and
+# extraction, 5 cosine scores, 6 AS-norm, 7 calibration, 8 export, 9 --next_phases, each with the
+# stages 4 to 8 of its own, 10 report. A second run skips what is done.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,19 +23,24 @@ trials=                              # trial lists, with commas between them
 musan=                               # noises in the layout of MUSAN
 rirs=                                # room responses in the layout of RIRS_NOISES
 exp_dir=$here/exp                    # everything is written here
-conf=$here/conf                      # folder with a YAML file per phase
-phases="frozen joint large_margin"   # the phases, in order
+data=                                # data directories, shards, noise bank; empty: EXP_DIR/data
+config=mini                          # settings: a YAML file, or its name below conf/
+phases=all                           # phases that stage 3 trains: names in order, "first" or "all"
+next_phases=                         # phases that stage 9 trains: names, or "rest"
 frontend=                            # pre-trained frontend: a hub name or a local directory
 backend=                             # backend by name, in place of the one in the YAML files
+gpus=                                # GPUs to train on, such as 0,1; empty: all that are visible
 nproc=0                              # training processes; 0: two, or one on a single GPU
 nj=0                                 # jobs for data preparation; 0: one per core
 num_avg=2                            # checkpoints to average
 average_options=                     # further options of average_model, in quotes: "--best 3"
 top_n=20                             # cohort speakers that count in AS-norm
 num_pairs=4000                       # training pairs of the calibration
+features=qmf9                        # what the calibration looks at; qmf7: no durations
 utterances_per_shard=200             # size of a shard
 train_options=                       # further settings, in quotes: "--seed 1 --data.batch_size 32"
 corpus=$here/data/synthetic          # where the synthetic corpus is kept
+report_options=                      # further options of the report, in quotes: "--by MAP"
 corpus_options=                      # options of local/make_corpus.py, in quotes
 
 . "$here/../../tools/parse_options.sh"
@@ -54,14 +60,10 @@ fi
 . "$here/../../tools/setup.sh" mini
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
-check_recipe
-
-read -ra overrides <<<"$train_options"
-[ -z "$frontend" ] || overrides+=(--frontend.config null --frontend.weights "$frontend")
-[ -z "$backend" ] || overrides+=(--backend.name "$backend")
-if [ "$nproc" -eq 0 ]; then
-  nproc=$(default_processes)
-  [ "$nproc" -le 2 ] || nproc=2 # so small a network gains nothing from more
+given=$nproc$gpus
+begin_recipe
+if [ "$given" = 0 ] && [ "$nproc" -gt 2 ]; then
+  nproc=2 # so small a network gains nothing from more
 fi
 
 synthetic=false

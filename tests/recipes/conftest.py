@@ -10,10 +10,9 @@ from helpers import tiny_frontend
 
 
 @pytest.fixture(scope="session")
-def tiny_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Settings folder whose phases take seconds, laid out like those of the recipes."""
-    folder = tmp_path_factory.mktemp("conf")
-    frozen = {
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings whose phases take seconds, laid out like those of the recipes."""
+    tree = {
         "frontend": {"name": "transformer", "config": tiny_frontend()},
         "backend": {"name": "lap_astp", "heads": 4, "pooled_dim": 32, "embed_dim": 16},
         "loss": {"name": "aam"},
@@ -22,23 +21,27 @@ def tiny_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "batch_size": 8,
             "crop_seconds": 1.0,
             "num_workers": 0,
-            "augment": {"speed_perturb": True, "noise_prob": 0.5},
+            "augment": {"noise_prob": 0.5},
         },
         "optimizer": {"name": "adam"},
         "lr_schedule": {"name": "warmup_cosine", "max_lr": 1e-3},
-        "training": {"epochs": 1, "freeze_frontend": True, "log_every": 2},
+        "training": {"log_every": 2},
+        "phases": {
+            "frozen": {
+                "data": {"augment": {"speed_perturb": True}},
+                "training": {"epochs": 1, "freeze_frontend": True},
+            },
+            "joint": {
+                "data": {"augment": {"speed_perturb": False}},
+                "training": {"epochs": 2, "freeze_frontend": False},
+            },
+            "large_margin": {
+                "loss": {"topk": 0},
+                "margin": {"final": 0.5, "ramp_epochs": 0, "penalty": 0.0},
+                "training": {"epochs": 1},
+            },
+        },
     }
-    joint = {
-        "base": "frozen.yaml",
-        "data": {"augment": {"speed_perturb": False}},
-        "training": {"freeze_frontend": False, "epochs": 2},
-    }
-    large_margin = {
-        "base": "joint.yaml",
-        "loss": {"topk": 0},
-        "margin": {"final": 0.5, "ramp_epochs": 0, "penalty": 0.0},
-        "training": {"epochs": 1},
-    }
-    for name, tree in (("frozen", frozen), ("joint", joint), ("large_margin", large_margin)):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
-    return folder
+    path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path

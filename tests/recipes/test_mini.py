@@ -20,13 +20,13 @@ METHODS = ["untrained cosine", "cosine", "asnorm", "qmf"]
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory, tiny_conf):
+def words(tmp_path_factory, tiny_config):
     folder = tmp_path_factory.mktemp("mini with a space")
     return [
         f"--exp_dir={folder / 'exp'}",
         f"--corpus={folder / 'corpus'}",
         f"--corpus_options={CORPUS}",
-        f"--conf={tiny_conf}",
+        f"--config={tiny_config}",
         "--top_n=4",
         "--num_pairs=200",
         "--utterances_per_shard=16",
@@ -36,6 +36,12 @@ def words(tmp_path_factory, tiny_conf):
 @pytest.fixture(scope="module")
 def exp_dir(words):
     return type(ROOT)(words[0].removeprefix("--exp_dir="))
+
+
+@pytest.fixture(scope="module")
+def system(exp_dir):
+    """The folder of the phase that is evaluated."""
+    return exp_dir / "large_margin"
 
 
 @pytest.fixture(scope="module")
@@ -64,47 +70,47 @@ def test_training_ran_in_two_processes_through_all_phases(first_run, exp_dir):
         assert (exp_dir / phase / "final" / "model.safetensors").is_file()
 
 
-def test_embeddings_are_whole_and_belong_to_the_averaged_model(first_run, exp_dir):
+def test_embeddings_are_whole_and_belong_to_the_averaged_model(first_run, exp_dir, system):
     import kaldiio
     import soundfile
 
-    keys, matrix = read_vectors(exp_dir / "embeddings/eval/xvector.scp")
+    keys, matrix = read_vectors(system / "embeddings/eval/xvector.scp")
     assert len(keys) == 4 * 2 * 2
-    verify(exp_dir / "embeddings/eval/xvector")
-    theirs = kaldiio.load_scp(str(exp_dir / "embeddings/eval/xvector.scp"))
+    verify(system / "embeddings/eval/xvector")
+    theirs = kaldiio.load_scp(str(system / "embeddings/eval/xvector.scp"))
     np.testing.assert_array_equal(theirs[keys[0]], matrix[0])
     wav = dict(
         line.split(None, 1) for line in (exp_dir / "data/eval/wav.scp").read_text().splitlines()
     )
     wave, _ = soundfile.read(wav[keys[0]], dtype="float32")
-    model = SpeakerModel.from_pretrained(exp_dir / "export")
+    model = SpeakerModel.from_pretrained(system / "export")
     np.testing.assert_allclose(model.embed(torch.from_numpy(wave)), matrix[0], atol=1e-5)
 
 
-def test_scores_of_all_methods_cover_the_trials(first_run, exp_dir):
+def test_scores_of_all_methods_cover_the_trials(first_run, exp_dir, system):
     for suffix in ("", ".asnorm", ".qmf"):
-        trials, scores = read_scores(exp_dir / "scores" / f"trials{suffix}.score")
+        trials, scores = read_scores(system / "scores" / f"trials{suffix}.score")
         lines = (exp_dir.parent / "corpus/eval/trials").read_text().splitlines()
         assert len(scores) == len(trials.enroll) == len(lines)
 
 
-def test_a_second_run_skips_everything_and_prints_the_same_table(first_run, words, exp_dir):
-    before = {path: path.stat().st_mtime_ns for path in (exp_dir / "embeddings").rglob("*.ark")}
+def test_a_second_run_skips_everything_and_prints_the_same_table(first_run, words, system):
+    before = {path: path.stat().st_mtime_ns for path in (system / "embeddings").rglob("*.ark")}
     again = run_recipe("mini", *words)
     assert again.returncode == 0, again.stdout[-3000:]
     table = [line for line in first_run.splitlines() if line.startswith("| trials")]
     assert table == [line for line in again.stdout.splitlines() if line.startswith("| trials")]
-    for name in ("average", "score_exp", "asnorm", "calibrate", "results", "export"):
+    for name in ("average", "score_large_margin", "asnorm", "calibrate", "results", "export"):
         assert f"{name}: up to date" in again.stdout
     assert again.stdout.count("epochs are done") == 3
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_what_was_deleted_is_made_again(first_run, words, exp_dir):
-    (exp_dir / "scores/trials.asnorm.score").unlink()
+def test_what_was_deleted_is_made_again(first_run, words, system):
+    (system / "scores/trials.asnorm.score").unlink()
     again = run_recipe("mini", *words, "--stage=6")
     assert again.returncode == 0, again.stdout[-3000:]
-    assert (exp_dir / "scores/trials.asnorm.score").is_file()
+    assert (system / "scores/trials.asnorm.score").is_file()
     assert "asnorm: up to date" not in again.stdout
 
 
@@ -156,11 +162,11 @@ def test_own_data_takes_all_three_options(tmp_path):
 @pytest.mark.slow
 def test_learns_from_real_speech(real_speech, tmp_path):
     """The recipe's own settings, cut to 6 joint epochs: well below the untrained network."""
-    conf = ROOT / "egs/mini/conf"
-    (tmp_path / "conf").mkdir()
-    for phase, epochs in (("frozen", 1), ("joint", 6)):
-        text = f"base: {conf / phase}.yaml\ntraining:\n  epochs: {epochs}\n"
-        (tmp_path / "conf" / f"{phase}.yaml").write_text(text)
+    config = tmp_path / "short.yaml"
+    config.write_text(
+        f"base: {ROOT / 'egs/mini/conf/mini.yaml'}\nphases:\n"
+        "  frozen: {training: {epochs: 1}}\n  joint: {training: {epochs: 6}}\n"
+    )
     done = run_recipe(
         "mini",
         f"--train={real_speech / 'svmini_train'}",
@@ -169,7 +175,7 @@ def test_learns_from_real_speech(real_speech, tmp_path):
         f"--musan={real_speech / 'musan_mini'}",
         f"--rirs={real_speech / 'rirs_mini'}",
         f"--exp_dir={tmp_path / 'exp'}",
-        f"--conf={tmp_path / 'conf'}",
+        f"--config={config}",
         "--phases=frozen joint",
         "--num_avg=1",
     )
@@ -181,7 +187,7 @@ def test_learns_from_real_speech(real_speech, tmp_path):
 
 
 @pytest.mark.slow
-def test_other_models_are_chosen_by_name(tiny_corpus, tiny_conf, tmp_path):
+def test_other_models_are_chosen_by_name(tiny_corpus, tiny_config, tmp_path):
     """A frontend from a local directory and another backend; without noises, in one process."""
     from wesp_lap.frontends.transformer import TransformerFrontend
 
@@ -197,11 +203,11 @@ def test_other_models_are_chosen_by_name(tiny_corpus, tiny_conf, tmp_path):
         "mini",
         *(f"--train={tmp_path / 'train'}", f"--eval={tmp_path / 'eval'}"),
         *(f"--trials={tmp_path / 'trials'}", f"--exp_dir={tmp_path / 'exp'}"),
-        *(f"--conf={tiny_conf}", "--phases=frozen joint", "--nproc=1", "--stop_stage=4"),
+        *(f"--config={tiny_config}", "--phases=frozen joint", "--nproc=1", "--stop_stage=4"),
         *(f"--frontend={tmp_path / 'wav2vec2'}", "--backend=superb_astp"),
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "training without noise and reverberation" in done.stdout
-    model = SpeakerModel.from_pretrained(tmp_path / "exp/model")
+    model = SpeakerModel.from_pretrained(tmp_path / "exp/joint/model")
     assert model.frontend.model.config.model_type == "wav2vec2"
     assert model.backend_section.name == "superb_astp"
