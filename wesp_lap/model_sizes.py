@@ -36,9 +36,7 @@ PUBLISHED_FRONTENDS: Mapping[str, Section] = {
     "wavlm-base": _transformer(model_type="wavlm"),
     "wavlm-base-plus": _transformer(model_type="wavlm"),
     "wavlm-large": _transformer(model_type="wavlm", **_LARGE),
-    "conformer-base": _transformer(
-        model_type="wav2vec2-conformer", intermediate_size=3072, position_embeddings_type=None
-    ),
+    "conformer-base": _transformer(model_type="hubert-conformer"),
     "w2v-bert-2.0": _transformer(model_type="wav2vec2-bert"),
 }
 """Configurations of published frontends; where a key is missing, its class has the value."""

@@ -13,7 +13,15 @@ from wesp_lap.errors import ConfigError
 from wesp_lap.frontends import FRONTENDS
 from wesp_lap.frontends.lora import LoraSettings
 
-KINDS = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer", "wav2vec2-bert", "whisper")
+KINDS = (
+    "wavlm",
+    "hubert",
+    "wav2vec2",
+    "wav2vec2-conformer",
+    "hubert-conformer",
+    "wav2vec2-bert",
+    "whisper",
+)
 LORA = {"rank": 4, "alpha": 8}
 
 

@@ -15,7 +15,7 @@ from wesp_lap.errors import ConfigError
 from wesp_lap.frontends import FRONTENDS
 from wesp_lap.frontends.transformer import TransformerFrontend
 
-MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer")
+MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "wav2vec2-conformer", "hubert-conformer")
 
 # Post-norm with group norm in the convolutions (base models), pre-norm with layer norm (large).
 BASE = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
@@ -50,7 +50,7 @@ def encoder_trace(front, waves):
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @pytest.mark.parametrize("family", [BASE, LARGE], ids=["base", "large"])
 def test_states_are_the_layers_input_and_outputs(model_type, family):
-    if model_type == "wav2vec2-conformer":
+    if model_type.endswith("conformer"):
         family = {}
     front = frontend(model_type, **family)
     waves = torch.randn(2, 8000)

@@ -22,6 +22,7 @@ FRONTENDS = {
         for name, family in (("base", BASE), ("large", LARGE))
     },
     "hubert-batch-norm": ("hubert", {"conv_pos_batch_norm": True}),
+    "hubert-conformer": ("hubert-conformer", BASE),
     **{
         f"conformer-{norm}-{place}": (
             "wav2vec2-conformer",

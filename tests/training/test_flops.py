@@ -97,7 +97,9 @@ def test_published_models_take_what_was_counted_on_them():
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
-@pytest.mark.parametrize("kind", ["wavlm", "wav2vec2-conformer", "wav2vec2-bert", "fbank"])
+@pytest.mark.parametrize(
+    "kind", ["wavlm", "wav2vec2-conformer", "hubert-conformer", "wav2vec2-bert", "fbank"]
+)
 def test_the_whole_step_is_counted_and_nothing_changes(kind, frozen):
     section = {"name": "fbank"}
     if kind == "wav2vec2-bert":

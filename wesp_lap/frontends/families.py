@@ -1,4 +1,4 @@
-"""The model types of the transformers library that serve as frontends."""
+"""The model types that serve as frontends: the transformers library's, and one of ours."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wesp_lap.frontends.whisper import WhisperFamily
 FAMILIES: Mapping[str, Family] = {
     "wavlm": WavLMFamily(),
     "hubert": WaveformFamily(),
+    "hubert-conformer": ConformerFamily(),
     "wav2vec2": WaveformFamily(),
     "wav2vec2-conformer": ConformerFamily(),
     "wav2vec2-bert": W2vBertFamily(),

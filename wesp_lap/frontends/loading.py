@@ -175,7 +175,10 @@ def _auto_config() -> Any:
     from transformers import AutoConfig
     from transformers.utils import logging
 
+    from wesp_lap.frontends import conformer
+
     logging.disable_progress_bar()
+    conformer.register()
     return AutoConfig
 
 

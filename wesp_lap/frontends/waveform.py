@@ -140,7 +140,7 @@ class WaveformFamily:
 
 
 class ConformerFamily(WaveformFamily):
-    """Wav2Vec2-Conformer, whose attention names its projections in a way of its own."""
+    """Conformers, whose attention names its projections in a way of its own."""
 
     lora_targets: tuple[str, ...] = ("linear_q", "linear_v")
 

@@ -166,8 +166,12 @@ def _counted(network: nn.Module, classifier: nn.Module, entered: Any) -> tuple[f
     trained = [p for m in (network, classifier) for p in m.parameters() if p.requires_grad]
     trained += [t for t in entered if t.requires_grad]
     labels = torch.arange(2, device=device)
+    # The counter's hooks on what enters a module refuse leaves of the graph, which is what enters
+    # the weight norm of a convolution. A view of a parameter is none.
+    views = {name: p.view_as(p) for name, p in network.named_parameters()}
     with FlopCounterMode(display=False) as counter:
-        loss = classifier(network(entered), labels, 0.0, 0.0).loss
+        outputs = torch.func.functional_call(network, views, (entered,))
+        loss = classifier(outputs, labels, 0.0, 0.0).loss
         forward = counter.get_total_flops()
         torch.autograd.grad(loss, trained, allow_unused=True)
     return forward / 2, (counter.get_total_flops() - forward) / 2
