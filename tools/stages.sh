@@ -334,16 +334,20 @@ stage_report() {
   # shellcheck disable=SC2086  # several words are meant
   run report --trials "$trials" --scores "$scores" --out "$exp_dir" --phases "$dirs" \
     --note "$note" "${options[@]}" ${report_options-}
-  log "  results: $exp_dir/results.md, $exp_dir/results.tsv; model: $(last_system)/export"
+  log "  results: $exp_dir/results.md, $exp_dir/results.tsv"
+  link_export
 }
 
-# The folder of the last phase that has an export.
-last_system() {
-  local phase last=$system
+# Lets $exp_dir/export point to the export of the last phase that has one.
+link_export() {
+  local phase last=
   for phase in "${known_phases[@]}"; do
-    [ ! -d "$exp_dir/$phase/export" ] || last=$exp_dir/$phase
+    [ ! -d "$exp_dir/$phase/export" ] || last=$phase
   done
-  printf '%s' "$last"
+  if [ -n "$last" ] && { [ -L "$exp_dir/export" ] || [ ! -e "$exp_dir/export" ]; }; then
+    ln -sfn "$last/export" "$exp_dir/export"
+    log "  model: $exp_dir/export, of phase $last"
+  fi
 }
 
 # Stages 2 to 10, the same for all recipes.

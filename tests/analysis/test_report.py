@@ -9,6 +9,7 @@ import pytest
 from wesp_lap.analysis.report import (
     Row,
     load_systems,
+    named_folders,
     results_rows,
     results_table,
     score_files,
@@ -16,7 +17,7 @@ from wesp_lap.analysis.report import (
     write_tsv,
 )
 from wesp_lap.bin import report
-from wesp_lap.errors import DataError
+from wesp_lap.errors import ConfigError, DataError
 
 # Targets at ranks 1, 2, 4 and 6 of 8. At threshold .6 one of 4 targets is missed and one of 4
 # nontargets accepted: EER 25 %. No false alarm and two misses cost 2/4 of rejecting all.
@@ -147,7 +148,7 @@ def test_the_page_shows_the_validations_of_a_phase(tmp_path, scores, phase):
 
 
 def test_the_command_writes_what_it_prints(tmp_path, scores, phase, capsys):
-    report.main(["easy"], str(scores), str(tmp_path / "out"))
+    report.main(["easy"], [str(scores)], str(tmp_path / "out"))
     printed = capsys.readouterr().out
     table = (tmp_path / "out" / "results.tsv").read_text().splitlines()
     assert [line.split("\t")[:2] for line in table[1:]] == [
@@ -157,7 +158,7 @@ def test_the_command_writes_what_it_prints(tmp_path, scores, phase, capsys):
     ]
     assert all(value in printed for line in table[1:] for value in line.split("\t"))
     assert not (tmp_path / "out" / "results.md").exists()
-    report.main(["easy"], str(scores), str(tmp_path / "out"), phases=[str(phase)])
+    report.main(["easy"], [str(scores)], str(tmp_path / "out"), phases=[str(phase)])
     assert (tmp_path / "out" / "results.md").exists()
 
 
@@ -174,7 +175,7 @@ def test_intervals_and_groups_are_shown_when_maps_are_given(tmp_path, scores, ph
     (scores / "easy.qmf.score").unlink()
     report.main(
         ["easy"],
-        str(scores),
+        [str(scores)],
         str(tmp_path / "out"),
         phases=[str(phase)],
         utt2spk=str(tmp_path / "utt2spk"),
@@ -195,3 +196,10 @@ def test_intervals_and_groups_are_shown_when_maps_are_given(tmp_path, scores, ph
     assert all("25.000" in row for row in rows)
     lines = (tmp_path / "out" / "results.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["trials", "method", "eer", "mindcf01", "mindcf05"]
+
+
+def test_folders_of_scores_may_have_names(tmp_path):
+    assert named_folders(["a/b", "joint=c/d=e"]) == {"": "a/b", "joint ": "c/d=e"}
+    assert named_folders(["/x=1/scores"]) == {"": "/x=1/scores"}
+    with pytest.raises(ConfigError, match=r"a and b need different names: NAME=FOLDER"):
+        named_folders(["a", "b"])

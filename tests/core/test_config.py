@@ -7,8 +7,10 @@ from wesp_lap.config import (
     apply_overrides,
     build,
     check_section,
+    load_phase,
     load_yaml,
     merge,
+    phase_names,
     save_yaml,
     to_plain,
 )
@@ -229,3 +231,63 @@ def test_a_section_is_checked_against_the_signature(section, message):
 def test_what_the_constructor_refuses_is_named_with_its_section():
     with pytest.raises(ConfigError, match="backend 'head': heads must be positive, got 0"):
         build(TABLE, Section("head", {"heads": 0}), "backend", input_dim=8)
+
+
+PHASES = """
+base: root.yaml
+optimizer: {lr: 3}
+phases:
+  first: {seed: 1, optimizer: {name: adam, decay: 1}, loss: {margin: 0.2}}
+  second: {seed: 2, optimizer: {name: sgd}}
+  third: {loss: {margin: 0.5}}
+"""
+
+
+def test_a_phase_has_what_the_file_and_the_phases_before_it_say(tmp_path):
+    write(tmp_path, root="loss: {name: aam, scale: 30}\n", system=PHASES)
+    path = tmp_path / "system.yaml"
+    assert phase_names(path) == ["first", "second", "third"]
+    assert load_phase(path, "first") == {
+        "seed": 1,
+        "loss": {"name": "aam", "scale": 30, "margin": 0.2},
+        "optimizer": {"name": "adam", "decay": 1},
+    }
+    assert load_phase(path, "third") == {
+        "seed": 2,
+        "loss": {"name": "aam", "scale": 30, "margin": 0.5},
+        "optimizer": {"name": "sgd"},
+    }
+
+
+def test_an_inheriting_file_changes_drops_and_adds_phases(tmp_path):
+    leaf = "base: system.yaml\nphases: {second: null, third: {seed: 7}, fourth: {seed: 9}}\n"
+    write(tmp_path, root="loss: {name: aam}\n", system=PHASES, leaf=leaf)
+    assert phase_names(tmp_path / "leaf.yaml") == ["first", "third", "fourth"]
+    third = load_phase(tmp_path / "leaf.yaml", "third")
+    assert (third["seed"], third["loss"]["margin"]) == (7, 0.5)
+    assert third["optimizer"] == {"name": "adam", "decay": 1}
+
+
+def test_a_wrong_phase_is_named_with_those_there_are(tmp_path):
+    write(tmp_path, root="seed: 1\n", system=PHASES)
+    with pytest.raises(ConfigError, match=r"several phases.*--phase first, second, third"):
+        load_phase(tmp_path / "system.yaml")
+    with pytest.raises(ConfigError, match=r"no phase 'joint'; its phases: first, second, third"):
+        load_phase(tmp_path / "system.yaml", "joint")
+    with pytest.raises(ConfigError, match=r"no phase 'joint'; its phases: none"):
+        load_phase(tmp_path / "root.yaml", "joint")
+    assert load_phase(tmp_path / "root.yaml") == {"seed": 1}
+    assert phase_names(tmp_path / "root.yaml") == []
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("phases: [a]", r"phases: expected 'name: settings' lines"),
+        ("phases: {a: 3}", r"phases\.a: expected settings, not 3"),
+    ],
+)
+def test_phases_are_sections(tmp_path, text, message):
+    write(tmp_path, system=text)
+    with pytest.raises(ConfigError, match=message):
+        phase_names(tmp_path / "system.yaml")

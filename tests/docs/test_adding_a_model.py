@@ -94,8 +94,8 @@ def test_the_yaml_trains_and_the_model_loads_again(
 ) -> None:
     make_shards(tiny_corpus.data, tmp_path / "shards", tmp_path / "shard.list")
     options = {**SMALL, "data.shards": str(tmp_path / "shard.list")}
-    assert load_settings(phase, options).backend.options == {"embed_dim": 64, "dropout": 0.1}
-    train(str(phase), str(tmp_path / "exp"), **options)
+    assert load_settings(phase, options, "frozen").backend.options == {"embed_dim": 64, "dropout": 0.1}
+    train(str(phase), str(tmp_path / "exp"), phase="frozen", **options)
     model = SpeakerModel.from_pretrained(tmp_path / "exp" / "final")
     assert isinstance(model.backend, registered)
     assert model.embed(torch.zeros(16000)).shape == (64,)
@@ -113,7 +113,7 @@ def test_the_python_example_builds_the_model(registered: type) -> None:
 
 def test_options_of_the_new_backend_are_checked(registered: type, phase: Path) -> None:
     with pytest.raises(ConfigError, match=r"mean_pooling.*did you mean 'dropout'"):
-        load_settings(phase, {"data.shards": "shard.list", "backend.droput": "0.5"})
+        load_settings(phase, {"data.shards": "x", "backend.droput": "0.5"}, "frozen")
 
 
 def test_the_frontend_trains_and_the_model_loads_again(
@@ -123,6 +123,7 @@ def test_the_frontend_trains_and_the_model_loads_again(
     train(
         str(phases[1]),
         str(tmp_path / "exp"),
+        phase="joint",
         **{**SMALL, "data.shards": str(tmp_path / "shard.list")},
     )
     model = SpeakerModel.from_pretrained(tmp_path / "exp" / "final")

@@ -65,10 +65,12 @@ def test_commands_and_files_exist(page: Path) -> None:
 
 def test_the_phases_on_the_recipe_page_are_valid(tmp_path: Path) -> None:
     first, second = re.findall(r"^```yaml\n(.*?)^```", read("recipes.md"), re.DOTALL | re.MULTILINE)
-    (tmp_path / "frozen.yaml").write_text(first, encoding="utf-8")
-    (tmp_path / "joint.yaml").write_text(second, encoding="utf-8")
-    joint = load_settings(tmp_path / "joint.yaml")
+    (tmp_path / "wavlm_base_plus_lap.yaml").write_text(first, encoding="utf-8")
+    (tmp_path / "mhfa.yaml").write_text(second, encoding="utf-8")
+    joint = load_settings(tmp_path / "mhfa.yaml", phase="joint")
     assert joint.frontend.options == {"weights": "microsoft/wavlm-base-plus"}
+    assert joint.backend.options == {"heads": 64}
+    assert joint.training.epochs == 5
     assert joint.optimizer.options == {"weight_decay": 1e-5}
     assert not joint.data.augment.speed_perturb
 

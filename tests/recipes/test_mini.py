@@ -83,7 +83,7 @@ def test_embeddings_are_whole_and_belong_to_the_averaged_model(first_run, exp_di
         line.split(None, 1) for line in (exp_dir / "data/eval/wav.scp").read_text().splitlines()
     )
     wave, _ = soundfile.read(wav[keys[0]], dtype="float32")
-    model = SpeakerModel.from_pretrained(system / "export")
+    model = SpeakerModel.from_pretrained(exp_dir / "export")
     np.testing.assert_allclose(model.embed(torch.from_numpy(wave)), matrix[0], atol=1e-5)
 
 
