@@ -87,3 +87,10 @@ def test_tables_that_do_not_agree_leave_nothing(tmp_path):
     with pytest.raises(DataError, match="nothing to write"):
         write_data_dir(tmp_path / "d", {}, {})
     assert not (tmp_path / "d").exists()
+
+
+def test_a_data_directory_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "wav.scp").write_text("theirs /a.wav\n")
+    with pytest.raises(DataError, match="not made from a corpus here; give another folder"):
+        write_data_dir(tmp_path, {"a": "1"}, {"a": "s"})
+    assert (tmp_path / "wav.scp").read_text() == "theirs /a.wav\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wesp_lap.errors import DataError, raise_problems
-from wesp_lap.files import PathLike
+from wesp_lap.files import PathLike, write_json
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.kaldi.problems import some
 from wesp_lap.kaldi.tableset import table_files
@@ -18,6 +18,7 @@ from wesp_lap.kaldi.tableset import table_files
 AUDIO_SUFFIXES = (".wav", ".flac", ".m4a")
 # No corpus is deeper; it is what ends a walk around a circle of links.
 DEPTH = 8
+_MARK = "made.json"
 _THREADS = 16
 _TOGETHER = 64
 
@@ -122,7 +123,8 @@ def write_data_dir(
     Tables of an earlier run that are not written now are removed, as they belong to other files.
 
     Raises:
-        DataError: nothing to write, or audio without speaker, or speakers without audio.
+        DataError: nothing to write, or audio without speaker, or speakers without audio; or the
+            folder is a data directory that somebody else has made.
     """
     target = Path(folder)
     if not wav:
@@ -130,6 +132,12 @@ def write_data_dir(
     odd = sorted(wav.keys() ^ utt2spk.keys())
     if odd:
         raise DataError(f"{target}: {len(odd)} keys are not in both tables: {some(odd)}")
+    if (target / "wav.scp").exists() and not (target / _MARK).exists():
+        raise DataError(
+            f"{target}: a data directory that was not made from a corpus here; give another "
+            "folder, or move it away first"
+        )
+    write_json(target / _MARK, {"made_by": __name__})
     paths = {key: os.path.abspath(path) for key, path in wav.items()}
     data = DataDir(target, paths, dict(utt2spk), dict(utt2dur or {}), {})
     (target / "wav.scp").unlink(missing_ok=True)
