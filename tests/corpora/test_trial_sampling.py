@@ -179,6 +179,18 @@ def test_all_that_is_too_small_is_named_at_once_with_counts():
     assert "Ask for fewer trials" in message
 
 
+def test_cells_without_pairs_of_speakers_are_an_error_or_left_out(caplog):
+    utt2spk = people({"a": 4, "b": 4, "c": 4})
+    match = {"gender": {"a": "f", "b": "f", "c": "m"}, "accent": dict.fromkeys("abc", "x")}
+    with pytest.raises(DataError) as caught:
+        sample_trials(utt2spk, 1, 8, match)
+    assert "same gender, other accent: 2 wanted, but 0 pairs of speakers" in str(caught.value)
+    trials = sample_trials(utt2spk, 1, 8, match, skip_empty_cells=True)
+    found = speakers_of(pairs(trials, 0), utt2spk)
+    assert found == {("a", "b"): 4, ("a", "c"): 2, ("b", "c"): 2}
+    assert "other gender, other accent: there are none" in caplog.text
+
+
 def test_sessions_that_are_too_few_are_named():
     utt2spk = people({"a": 4, "b": 4})
     session = dict.fromkeys(utt2spk, "one")

@@ -35,7 +35,7 @@ def vctk_trials(
     not) and accent (same or not).
     """
     match = {"gender": gender, "accent": accent}
-    return sample_trials(utt2spk, per_label, per_label, match, seed=seed, whole_rounds=True)
+    return _in_rounds(utt2spk, per_label, per_label, match, seed)
 
 
 def librispeech_trials(
@@ -51,9 +51,9 @@ def librispeech_trials(
     73 speakers these are 18,396 and 18,031.
     """
     match = {"gender": gender}
-    others = len(sample_trials(utt2spk, 0, per_label, match, seed=seed, whole_rounds=True))
+    others = len(_in_rounds(utt2spk, 0, per_label, match, seed))
     targets = others // _THOUSAND * _THOUSAND or others
-    return sample_trials(utt2spk, targets, per_label, match, seed=seed, whole_rounds=True)
+    return _in_rounds(utt2spk, targets, per_label, match, seed)
 
 
 def vox2_test_validation_trials(
@@ -75,4 +75,22 @@ def vox2_test_validation_trials(
         same_session_share=0.5,
         seed=seed,
         whole_rounds=True,
+    )
+
+
+def _in_rounds(
+    utt2spk: Mapping[str, str],
+    targets: int,
+    nontargets: int,
+    match: Mapping[str, Mapping[str, str]],
+    seed: int,
+) -> Trials:
+    return sample_trials(
+        utt2spk,
+        targets,
+        nontargets,
+        match,
+        seed=seed,
+        whole_rounds=True,
+        skip_empty_cells=True,  # as few speakers may have; the corpora themselves have none
     )

@@ -28,6 +28,7 @@ def sample_trials(
     same_session_share: float | None = None,
     seed: int = 42,
     whole_rounds: bool = False,
+    skip_empty_cells: bool = False,
 ) -> Trials:
     """Draw a trial list among the utterances of some speakers.
 
@@ -49,6 +50,8 @@ def sample_trials(
         seed: seed of the draw.
         whole_rounds: raise the numbers until every speaker, and every pair of a cell, has the same
             number of trials.
+        skip_empty_cells: divide the non-target trials over the cells that have pairs of speakers,
+            with a warning, where a cell has none; by default that is an error.
 
     Returns:
         The target trials, then the non-target trials cell by cell.
@@ -61,7 +64,7 @@ def sample_trials(
         raise ConfigError("same_session_share needs the session of every utterance (utt2session)")
     people = People(utt2spk, utt2session)
     wanted = _TargetPlan(people, targets, same_session_share, whole_rounds)
-    others = _NontargetPlan(people, nontargets, match or {}, whole_rounds)
+    others = _NontargetPlan(people, nontargets, match or {}, whole_rounds, skip_empty_cells)
     raise_problems("the trials cannot be drawn", wanted.problems + others.problems, _MEND)
     positive, negative = wanted.draw(seed), others.draw(seed)
     return people.trials(positive, negative)
@@ -125,29 +128,23 @@ class _NontargetPlan:
         count: int,
         match: Mapping[str, Mapping[str, str]],
         whole_rounds: bool,
+        skip_empty_cells: bool,
     ) -> None:
         _check_count("nontargets", count)
         self._people = people
         _check_attributes(people, match)
-        one, other = np.triu_indices(len(people.names), 1)
-        shared = [_shared(people, table, one, other) for table in match.values()]
+        cells = _cells(people, match)
+        empty = [name for name, one, _ in cells if not len(one)]
+        if skip_empty_cells and len(empty) < len(cells):
+            cells = [cell for cell in cells if cell[0] not in empty]
+            for name in empty:
+                get_logger().warning("%s: there are none, as no pair of speakers is such", name)
         self._cells = []
-        cells = list(product((True, False), repeat=len(match)))
-        for number, wish in enumerate(cells):
-            inside = np.ones(len(one), bool)
-            for column, same in zip(shared, wish, strict=True):
-                inside &= column == same
+        for number, (name, one, other) in enumerate(cells):
             # The cells of a number that cannot be divided differ by one.
             wanted = (count + len(cells) - 1 - number) // len(cells)
-            wanted = _rounded(wanted, int(inside.sum())) if whole_rounds else wanted
-            name = "non-target trials"
-            if match:
-                words = [
-                    f"{'same' if same else 'other'} {attribute}"
-                    for attribute, same in zip(match, wish, strict=True)
-                ]
-                name += f" of {', '.join(words)}"
-            self._cells.append(_Cell(name, one[inside], other[inside], wanted))
+            wanted = _rounded(wanted, len(one)) if whole_rounds else wanted
+            self._cells.append(_Cell(name, one, other, wanted))
         self.problems = [
             f"{cell.name}: {cell.count} wanted, but {len(cell.one)} pairs of speakers have "
             f"{self._capacity(cell).sum()} pairs of utterances"
@@ -195,12 +192,24 @@ def _check_attributes(people: People, match: Mapping[str, Mapping[str, str]]) ->
     raise_problems("attributes of speakers are missing", lost, "Add them to their tables.")
 
 
-def _shared(
-    people: People, table: Mapping[str, str], one: np.ndarray, other: np.ndarray
-) -> np.ndarray:
-    """Say of pairs of speakers whether they have the same value in a table."""
-    values = np.unique([table[speaker] for speaker in people.names], return_inverse=True)[1]
-    return values[one] == values[other]
+def _cells(
+    people: People, match: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return the name of each cell, and both sides of its pairs of speakers."""
+    one, other = np.triu_indices(len(people.names), 1)
+    shared = []
+    for table in match.values():
+        values = np.unique([table[name] for name in people.names], return_inverse=True)[1]
+        shared.append(values[one] == values[other])
+    cells = []
+    for wish in product((True, False), repeat=len(match)):
+        inside = np.ones(len(one), bool)
+        for column, same in zip(shared, wish, strict=True):
+            inside &= column == same
+        words = [f"{'same' if w else 'other'} {name}" for name, w in zip(match, wish, strict=True)]
+        name = f"non-target trials of {', '.join(words)}" if match else "non-target trials"
+        cells.append((name, one[inside], other[inside]))
+    return cells
 
 
 def _speakers_have(people: People, capacity: np.ndarray) -> str:
