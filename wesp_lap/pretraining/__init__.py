@@ -1,0 +1,1 @@
+"""Self-pre-training: k-means targets, masked prediction, and the encoders that learn from it."""
