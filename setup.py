@@ -39,6 +39,8 @@ setup(
     extras_require={
         # Makes the synthetic corpus of egs/mini.
         "mini": ["espeakng-loader==0.2.4"],
+        # A static ffmpeg, for m4a and the like, where the system has none.
+        "ffmpeg": ["imageio-ffmpeg"],
         # Shards behind http:// and https:// addresses; s3:// takes s3fs, gs:// gcsfs.
         "urls": ["fsspec[http]"],
         # Noises from LMDB databases, as WeSpeaker makes them.
@@ -51,6 +53,7 @@ setup(
         "lora": ["peft>=0.17"],
         "dev": [
             "espeakng-loader==0.2.4",
+            "imageio-ffmpeg",
             "fsspec[http]",
             "lmdb",
             "peft>=0.17",

@@ -3,7 +3,7 @@
 Reads only package metadata, so that it takes a tenth of a second where importing torch takes
 more than one.
 
-Usage: python tools/missing_requirements.py [base|mini|urls|lmdb|vad|dev]
+Usage: python tools/missing_requirements.py [base|mini|ffmpeg|urls|lmdb|vad|dev]
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ SMALL = {
         "1",
     ],
     "checkpoints": ["--model", "tiny", "--rounds", "1"],
+    "conversion": ["--utterances", "12", "--rounds", "1", "--seconds", "1"],
     "packing": ["--utterances", "12", "--rounds", "1"],
     "extraction": ["--utterances", "4", "--rounds", "1"],
     "frontends": ["--model", "small", "--seconds", "1", "--rounds", "1"],
@@ -32,6 +33,7 @@ SMALL = {
 }
 LAST_WORDS = {
     "checkpoints": "busy",
+    "conversion": "x real time",
     "learning": "superb_astp",
     "packing": "ratio",
     "stream": "resume_seconds",

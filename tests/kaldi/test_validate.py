@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from coded import tone, write_coded
 from helpers import ROOT
 
 from wesp_lap.audio import io as audio_io
 from wesp_lap.bin.validate_data_dir import validate_data_dir
 from wesp_lap.cli import run_command
+from wesp_lap.kaldi import check_audio
 from wesp_lap.kaldi.validate import inspect, validate
 
 
@@ -114,20 +116,19 @@ def test_only_the_first_missing_files_are_shown(corpus):
     assert "c-004" in missing and "c-005" not in missing and missing.endswith("and 95 more")
 
 
-def test_formats_that_need_ffmpeg(corpus, monkeypatch, tmp_path):
+def test_formats_that_need_ffmpeg(corpus, monkeypatch):
     (corpus / "wav/a-1.wav").rename(corpus / "wav/a-1.m4a")
     edit(corpus / "wav.scp", "wav/a-1.wav", "wav/a-1.m4a")
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    problem = only(validate(corpus))
-    assert "1 files need ffmpeg, which is not on PATH: a-1 " in problem.text
-    assert problem.mend.startswith("install ffmpeg")
-    probe = tmp_path / "ffprobe"
-    probe.write_text("#!/bin/sh\nprintf 'sample_rate=44100\\nchannels=1\\nduration=1.2\\n'\n")
-    probe.chmod(0o755)
-    monkeypatch.setattr("shutil.which", lambda name: str(probe))
-    assert audio_io.probe(corpus / "wav/a-1.m4a") == audio_io.AudioInfo(44100, 52920, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(check_audio, "find_ffmpeg", lambda: None)
+        problem = only(validate(corpus))
+        assert "1 files need ffmpeg, which was not found: a-1 " in problem.text
+        assert problem.mend.startswith("install ffmpeg")
+    seconds = audio_io.decode(corpus / "wav/a-2.wav")[0].size / 16000
+    write_coded(corpus / "wav/a-1.m4a", tone(0, seconds, 44100), 44100)
+    assert audio_io.probe(corpus / "wav/a-1.m4a").sample_rate == 44100
     assert "(44100 Hz)" in only(validate(corpus)).text
-    probe.write_text("#!/bin/sh\nexit 1\n")
+    (corpus / "wav/a-1.m4a").write_bytes(b"no audio")
     assert "cannot be read" in only(validate(corpus)).text
 
 

@@ -1,6 +1,7 @@
 """The audio of one utterance as it goes into a shard: checked, cut, resampled, encoded.
 
-A file is read once. What already is what the shard wants keeps its bytes.
+A file is read once. What already is what the shard wants keeps its bytes. Files that ffmpeg
+decodes are decoded some ahead, many by one process.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.ffmpeg import decode_files, needs_ffmpeg
 from wesp_lap.audio.io import AudioInfo, decode, probe
 from wesp_lap.data.tars import AUDIO_SUFFIXES
 from wesp_lap.data.utterance import load_utterance
@@ -80,12 +81,26 @@ class Packed(NamedTuple):
     pcm: int
 
 
-def pack(source: Source, packing: Packing) -> Packed:
-    """Return an utterance's audio as a shard holds it.
+def pack_all(sources: Sequence[Source], packing: Packing) -> Iterator[Packed | DataError]:
+    """Yield the audio of utterances as a shard holds it, or what is wrong with it, in order."""
+    decoded = decode_files([source.path for source in sources if is_foreign(source)])
+    for source in sources:
+        try:
+            yield _pack(source, packing, next(decoded) if is_foreign(source) else None)
+        except DataError as error:
+            yield error
 
-    Raises:
-        DataError: it cannot be read, is not mono, is damaged, or a command failed.
-    """
+
+def is_foreign(source: Source) -> bool:
+    """Say whether an utterance is a file of its own that only ffmpeg reads."""
+    return source.segment is None and needs_ffmpeg(source.path)
+
+
+def _pack(source: Source, packing: Packing, decoded: bytes | DataError | None) -> Packed:
+    if isinstance(decoded, DataError):
+        raise decoded
+    if decoded is not None:
+        return _pack_samples(*_samples(decoded, source.path), source, "", packing)
     if source.problem:
         raise DataError(source.problem)
     if source.path:
@@ -99,7 +114,7 @@ def pack(source: Source, packing: Packing) -> Packed:
 def _pack_file(source: Source, path: str, packing: Packing) -> Packed:
     suffix = os.path.splitext(path)[1].lower().lstrip(".")
     label = source.pipe or path
-    if source.segment is not None or needs_ffmpeg(path):
+    if source.segment is not None:
         wave = load_utterance(Path(path), source.segment, packing.sample_rate)
         return _encoded(_cut(wave, source, packing.sample_rate), suffix, packing)
     try:
@@ -112,7 +127,12 @@ def _pack_file(source: Source, path: str, packing: Packing) -> Packed:
         named_rightly = suffix != "wav" or (content[:4] == b"RIFF" and not lacks_length(content))
         if packed.rate == packing.sample_rate and named_rightly:
             return packed
-    wave, rate = _samples(content, label)
+    return _pack_samples(*_samples(content, label), source, suffix, packing)
+
+
+def _pack_samples(
+    wave: np.ndarray, rate: int, source: Source, suffix: str, packing: Packing
+) -> Packed:
     wave = _cut(wave, source, rate)
     if rate != packing.sample_rate:
         # Imported here: it needs torch, which packing at the right rate does not.

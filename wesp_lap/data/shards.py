@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wesp_lap.audio.ffmpeg import GET_FFMPEG, find_ffmpeg, needs_ffmpeg
 from wesp_lap.data.counts import ShardCounts, count, sum_counts, write_counts
 from wesp_lap.data.index_file import (
     INCOMPLETE,
@@ -26,7 +27,7 @@ from wesp_lap.data.index_file import (
     write_index,
     write_sums,
 )
-from wesp_lap.data.packing import AudioFormat, Check, Packing, Source, pack
+from wesp_lap.data.packing import AudioFormat, Check, Packed, Packing, Source, pack_all
 from wesp_lap.data.processes import in_processes
 from wesp_lap.data.raw_list import speech_pieces
 from wesp_lap.data.tars import TarWriter
@@ -37,6 +38,7 @@ from wesp_lap.kaldi.pipes import is_pipe, run_pipe
 from wesp_lap.log import get_logger, progress
 from wesp_lap.seeding import generator
 
+BAD_LIST = "bad.txt"
 # Part of every shard's digest: shards of another layout are made again.
 _LAYOUT = "shards 2"
 
@@ -82,7 +84,7 @@ def make_shards(
     """Pack ``data`` into ``out``/PREFIX_NNNNNNNNN.tar and write the list of tars.
 
     Shards that are already there and were made from the same input are kept, so that a run that
-    was stopped continues.
+    was stopped continues. What cannot be packed is listed in ``out``/bad.txt: key, path, reason.
 
     Args:
         data: Data directory.
@@ -103,11 +105,13 @@ def make_shards(
         Counts: shards, utterances, speakers, seconds, bad, bytes.
 
     Raises:
-        DataError: more than ``max_bad`` utterances cannot be packed; all of them are named.
+        DataError: more than ``max_bad`` utterances cannot be packed, there is no ffmpeg though
+            files need it, or a shard cannot be written.
     """
     if utterances_per_shard < 1:
         raise DataError(f"--utterances_per_shard must be at least 1, got {utterances_per_shard}")
-    sources = _sources(DataDir.load(data), vad, allow_pipe)
+    loaded = DataDir.load(data)
+    sources = _sources(loaded, vad, allow_pipe)
     order = generator(seed).permutation(len(sources))
     packing = Packing(audio_format, sample_rate, check)
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -119,10 +123,12 @@ def make_shards(
         )
         for number, first in enumerate(range(0, len(sources), utterances_per_shard))
     ]
+    _check_ffmpeg(data, plan)
     # An earlier list names these tars, too: nobody must train on what a failed run leaves of them.
     Path(shard_list).unlink(missing_ok=True)
     with _shared_pipes_run(plan, Path(out), jobs) as ready:
         made = list(progress(in_processes(_make, ready, jobs), "shards", len(plan), "shard"))
+    _list_bad(Path(out) / BAD_LIST, loaded, [fault for part in made for fault in part.bad])
     counts = sum_counts(data, made, max_bad, "utterances that cannot be packed")
     with atomic_write(shard_list) as stream:
         stream.writelines(f"{shard.tar}\n" for shard in plan)
@@ -153,6 +159,30 @@ def _source(data: DataDir, key: str, allow_pipe: bool) -> Source:
     except DataError as error:  # reported together with the others
         hint = "; or run it here: --allow_pipe" if is_pipe(entry) else ""
         return Source(key, speaker, problem=f"{error}{hint}")
+
+
+def _check_ffmpeg(data: PathLike, plan: Sequence[_Shard]) -> None:
+    """Refuse, before any work, files that only ffmpeg reads when it is not there."""
+    if find_ffmpeg() is not None:
+        return
+    todo = [shard for shard in plan if not _is_made(shard)]
+    paths = [s.path for shard in todo for s in shard.sources if needs_ffmpeg(s.path)]
+    if paths:
+        raise DataError(
+            f"{data}: {len(paths)} utterances need ffmpeg, which was not found, such as "
+            f"{min(paths)}; {GET_FFMPEG}, or convert the files to FLAC or WAV"
+        )
+
+
+def _list_bad(path: Path, data: DataDir, faults: Sequence[str]) -> None:
+    """List utterances with their entry of wav.scp and what is wrong ("KEY: REASON")."""
+    if not faults:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as stream:
+        for fault in sorted(faults):
+            key, _, reason = fault.replace("\n", " ").partition(": ")
+            stream.write(f"{key} {data.wav.get(data.recording(key), '-')} {reason}\n")
 
 
 @contextlib.contextmanager
@@ -194,27 +224,41 @@ def _make(shard: _Shard) -> ShardCounts:
     if index_digest(shard.tar) == digest:
         with contextlib.suppress(DataError):  # damaged since: made again
             return count(shard.tar, parse_files(shard.tar, read_files(shard.tar)))
+    try:
+        return _write(shard, digest)
+    except OSError as error:
+        raise DataError(
+            f"{shard.tar}: cannot be written: {error.strerror}; when that is mended, run the same "
+            "command again: finished shards are kept"
+        ) from error
+
+
+def _write(shard: _Shard, digest: str) -> ShardCounts:
     # Without its index a shard is not whole: none may stand beside a tar that it does not fit.
     Path(index_path(shard.tar)).unlink(missing_ok=True)
     entries: list[Entry] = []
     bad: list[str] = []
+    sources = [_spooled(source, shard.spooled) for source in shard.sources]
     with atomic_write(shard.tar, "wb") as stream:
         tar = TarWriter(stream)
-        for source in shard.sources:
-            try:
-                if source.pipe in shard.spooled:
-                    found = shard.spooled[source.pipe]
-                    source = replace(source, path=found.path, problem=found.problem)
-                audio = pack(source, shard.packing)
-            except DataError as error:
-                bad.append(f"{source.key}: {error}")
-                continue
-            tar.add(f"{source.key}.spk", source.speaker.encode())
-            content = audio.content
-            place = tar.add(f"{source.key}.{audio.suffix}", content)
-            numbers = (place, len(content), audio.samples, zlib.crc32(content))
-            entries.append(Entry(source.key, source.speaker, *numbers, audio.rate, audio.pcm))
+        for source, audio in zip(sources, pack_all(sources, shard.packing), strict=True):
+            if isinstance(audio, DataError):
+                bad.append(f"{source.key}: {audio}")
+            else:
+                entries.append(_add(tar, source, audio))
         sums = tar.close()
     write_sums(shard.tar, sums)
     write_index(shard.tar, INCOMPLETE if bad else digest, entries)
     return count(shard.tar, parse_files(shard.tar, read_files(shard.tar)), bad)
+
+
+def _spooled(source: Source, spooled: Mapping[str, Source]) -> Source:
+    found = spooled.get(source.pipe)
+    return replace(source, path=found.path, problem=found.problem) if found else source
+
+
+def _add(tar: TarWriter, source: Source, audio: Packed) -> Entry:
+    tar.add(f"{source.key}.spk", source.speaker.encode())
+    place = tar.add(f"{source.key}.{audio.suffix}", audio.content)
+    numbers = (place, len(audio.content), audio.samples, zlib.crc32(audio.content))
+    return Entry(source.key, source.speaker, *numbers, audio.rate, audio.pcm)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from wesp_lap.audio.ffmpeg import needs_ffmpeg
+from wesp_lap.audio.ffmpeg import find_ffmpeg, needs_ffmpeg
 from wesp_lap.audio.io import AudioInfo
 from wesp_lap.kaldi.datadir import DataDir, locate, materialise_command
 from wesp_lap.kaldi.headers import read_headers
@@ -42,8 +41,8 @@ def check_files(
     paths = {k: locate(entry, data.path) for k, entry in entries.items() if not is_pipe(entry)}
     problems = []
     foreign = [key for key, path in paths.items() if needs_ffmpeg(path)]
-    if foreign and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        text = f"{len(foreign)} files need ffmpeg, which is not on PATH: {_pairs(foreign, paths)}"
+    if foreign and find_ffmpeg() is None:
+        text = f"{len(foreign)} files need ffmpeg, which was not found: {_pairs(foreign, paths)}"
         mend = f"install ffmpeg, or convert the files to {sample_rate} Hz mono FLAC or WAV"
         problems.append(Problem("error", text, mend))
         paths = {key: path for key, path in paths.items() if not needs_ffmpeg(path)}
