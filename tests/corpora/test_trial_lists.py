@@ -88,6 +88,13 @@ def test_lists_before_cleaning_are_accepted_with_a_warning(tmp_path):
     assert "before it was cleaned" in problem.text and "list_test_all2.txt" in problem.mend
 
 
+def test_a_part_of_the_corpus_has_parts_of_the_lists(tmp_path):
+    one = read_list(make_list(tmp_path / "veri_test2.txt", 3), SMALL, part=True)
+    (problem,) = one.problems
+    assert (one.name, problem.level) == ("vox1_O_cleaned", "warning")
+    assert "3 of the 4 trials of vox1_O_cleaned" in problem.text
+
+
 def test_a_published_name_with_other_trials_is_an_error(tmp_path):
     (problem,) = read_list(make_list(tmp_path / "veri_test2.txt", 3), SMALL).problems
     assert problem.level == "error"

@@ -56,11 +56,18 @@ class TrialList:
         return sorted({*self.trials.enroll, *self.trials.test}) if self.trials else []
 
 
-def read_list(path: PathLike, published: Mapping[str, Published] = PUBLISHED) -> TrialList:
+def read_list(
+    path: PathLike, published: Mapping[str, Published] = PUBLISHED, part: bool = False
+) -> TrialList:
     """Read a list and tell which of the published ones it is.
 
     The number of trials tells; the name of the file must not say otherwise. A list of one's own is
     accepted with a warning.
+
+    Args:
+        path: the list.
+        published: the lists that are known.
+        part: for a part of the corpus, whose lists may be parts of those that they are named after.
     """
     file = Path(path)
     try:
@@ -70,6 +77,10 @@ def read_list(path: PathLike, published: Mapping[str, Published] = PUBLISHED) ->
         return TrialList(file, file.stem, None, [Problem("error", str(error), mend)])
     claimed = claimed_name(file.name, published)
     name = next((n for n, one in published.items() if one.trials == len(trials)), None)
+    if part and name is None and claimed is not None:
+        text = f"{file}: {len(trials):,} of the {published[claimed].trials:,} trials of {claimed}"
+        problem = Problem("warning", text, "fetch the whole list to compare with published results")
+        return TrialList(file, claimed, trials, [problem])
     problems = _identity(file, trials, claimed, name, published)
     return TrialList(file, name or file.stem, trials, problems)
 

@@ -14,7 +14,7 @@ from wesp_lap.corpora.trial_lists import (
     write_lists,
 )
 from wesp_lap.corpora.voxceleb_files import find_voxceleb
-from wesp_lap.corpora.voxceleb_sizes import speakers_of
+from wesp_lap.corpora.voxceleb_sizes import SIZES, speakers_of
 from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike
 from wesp_lap.kaldi.problems import format_problems, has_errors
@@ -56,7 +56,8 @@ def prepare_voxceleb(
     folder = Path(out)
     where = Path(unpack_dir) if unpack_dir else folder / "unpacked"
     found = find_voxceleb(vox1, vox2, vox2_test_speakers, where)
-    lists = [read_list(path, published) for path in trials]
+    part = len(found.files.get("vox1_test", ())) < SIZES["vox1_test"].utterances
+    lists = [read_list(path, published, part) for path in trials]
     problems = found.problems + [problem for one in lists for problem in one.problems]
     for one in lists:
         problems += missing_utterances(one, found.vox1_utterances, found.vox1_parts)
