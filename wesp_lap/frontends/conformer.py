@@ -13,7 +13,7 @@ The module imports the model library when it is imported, so import it where it 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -189,10 +189,10 @@ class ConformerModel(HubertModel):
 
     config_class = ConformerConfig
     base_model_prefix = "conformer"
-    _no_split_modules = ("ConformerLayer",)
+    _no_split_modules = ["ConformerLayer"]  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
-    _can_record_outputs: ClassVar = {"hidden_states": ConformerLayer}
+    _can_record_outputs = {"hidden_states": ConformerLayer}  # noqa: RUF012
 
     def __init__(self, config: ConformerConfig) -> None:
         # Not HuBERT's own, which would build the layers that are not wanted.
@@ -201,5 +201,5 @@ class ConformerModel(HubertModel):
         self.feature_projection = HubertFeatureProjection(config)
         if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
             self.masked_spec_embed = nn.Parameter(torch.rand(config.hidden_size))
-        self.encoder = ConformerEncoder(config)
+        self.encoder: Any = ConformerEncoder(config)
         self.post_init()
