@@ -38,6 +38,9 @@ class ModelSettings:
     def check(self) -> None:
         """Check names and options without building anything."""
         check_section(FRONTENDS, self.frontend, "frontend")
+        check_options = getattr(FRONTENDS[self.frontend.name], "check_options", None)
+        if check_options is not None:
+            check_options(self.frontend.options)
         check_section(BACKENDS, self.backend, "backend", ("num_layers", "input_dim"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,8 +65,7 @@ class TransformerFrontend(nn.Module):
         lora: LoraSettings | None = None,
     ) -> None:
         super().__init__()
-        if (weights is None) == (config is None):
-            raise ConfigError("frontend: give either 'weights' or 'config'")
+        self.check_options({"weights": weights, "config": config})
         training = Regularization(spec_augment, layerdrop, dropout)
         if weights is not None:
             self.model = from_weights(weights, training)
@@ -95,6 +94,15 @@ class TransformerFrontend(nn.Module):
             self.freeze(False)
         else:
             self.add_lora(lora)
+
+    @staticmethod
+    def check_options(options: Mapping[str, Any]) -> None:
+        """Refuse options that do not say where the weights come from, without building anything."""
+        if (options.get("weights") is None) == (options.get("config") is None):
+            raise ConfigError(
+                "frontend: give either 'weights' or 'config'; a pre-trained model is given on the "
+                "command line with --frontend.weights, by its name or directory"
+            )
 
     @property
     def kind(self) -> str:
