@@ -50,6 +50,13 @@ def test_warmup_and_cosine_starts_and_ends_at_the_minimum():
     assert schedule.lr(1000, 1000, 10) == pytest.approx(1e-5)
 
 
+def test_a_cosine_that_ends_early_holds_the_minimum():
+    """The first half is the cosine of a phase half as long."""
+    held = values(WarmupCosine(1e-5, 5e-6, 0, hold_ratio=0.5), 40)
+    assert held[:20] == pytest.approx(values(WarmupCosine(1e-5, 5e-6, 0), 20))
+    assert held[20:] == [5e-6] * 20
+
+
 def test_warmup_of_the_published_first_phase():
     """40 epochs of 2133 steps; the warm-up takes 10 or 15 %."""
     total = 40 * 2133
@@ -179,9 +186,18 @@ def test_a_rate_depends_on_the_step_alone(name):
         assert forward == backward[::-1]
 
 
-@pytest.mark.parametrize("arguments", [(1e-5, 1e-3), (1e-3, -1e-5), (1e-3, 1e-5, 1.0)])
-def test_impossible_warmups_are_refused(arguments):
-    with pytest.raises(ValueError, match="min_lr <= max_lr"):
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((1e-5, 1e-3), "min_lr <= max_lr"),
+        ((1e-3, -1e-5), "min_lr <= max_lr"),
+        ((1e-3, 1e-5, 1.0), "add up to 1"),
+        ((1e-3, 1e-5, 0.5, 0.5), "add up to 1"),
+        ((1e-3, 1e-5, 0.1, -0.1), "must not be negative"),
+    ],
+)
+def test_impossible_warmups_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         WarmupCosine(*arguments)
 
 

@@ -43,22 +43,27 @@ class WarmupCosine:
         max_lr: Peak learning rate.
         min_lr: Learning rate at the first step and after the last.
         warmup_ratio: Part of all steps that the warm-up takes.
+        hold_ratio: Part of all steps, the last ones, that stay at ``min_lr`` (w2v-BERT's recipe).
     """
 
     max_lr: float
     min_lr: float = 1e-5
     warmup_ratio: float = 0.1
+    hold_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_lr <= self.max_lr or not 0 <= self.warmup_ratio < 1:
-            raise ValueError("0 <= min_lr <= max_lr and 0 <= warmup_ratio < 1 are needed")
+        if not 0 <= self.min_lr <= self.max_lr:
+            raise ValueError("0 <= min_lr <= max_lr is needed")
+        if min(self.warmup_ratio, self.hold_ratio) < 0 or self.warmup_ratio + self.hold_ratio >= 1:
+            raise ValueError("warmup_ratio and hold_ratio must not be negative, nor add up to 1")
 
     def lr(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         """See LrSchedule."""
         warmup = int(self.warmup_ratio * total_steps)
         if step < warmup:
             return _line(self.min_lr, self.max_lr, step / warmup)
-        return _cosine(self.max_lr, self.min_lr, (step - warmup) / max(total_steps - warmup, 1))
+        end = total_steps - int(self.hold_ratio * total_steps)
+        return _cosine(self.max_lr, self.min_lr, min((step - warmup) / max(end - warmup, 1), 1))
 
 
 @dataclass(frozen=True)
@@ -134,25 +139,31 @@ class Polynomial:
         final_lr: Learning rate after the last step.
         power: Exponent; 1 is a straight line.
         warmup_ratio: Part of all steps that the warm-up takes.
+        warmup_steps: Length of the warm-up in steps, instead of a part of all.
     """
 
     max_lr: float
     final_lr: float = 0.0
     power: float = 1.0
     warmup_ratio: float = 0.08
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.final_lr <= self.max_lr or self.power <= 0:
             raise ValueError("0 <= final_lr <= max_lr and power > 0 are needed")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"0 <= warmup_ratio < 1 is needed, got {self.warmup_ratio}")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
 
     def lr(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         """See LrSchedule."""
-        warmup = int(self.warmup_ratio * total_steps)
+        warmup = self.warmup_steps
+        if warmup is None:
+            warmup = int(self.warmup_ratio * total_steps)
         if step < warmup:
             return self.max_lr * step / warmup
-        left = max(total_steps - step, 0) / (total_steps - warmup)
+        left = max(total_steps - step, 0) / max(total_steps - warmup, 1)
         return _line(self.final_lr, self.max_lr, left**self.power)
 
 
