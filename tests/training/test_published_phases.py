@@ -1,4 +1,7 @@
-"""The phases of egs/voxceleb are those that the published code trains."""
+"""The phases of LAP are, number by number, those that the published code trains.
+
+All other settings files are compared with their papers in tests/recipes/test_settings_files.py.
+"""
 
 from pathlib import Path
 
@@ -10,13 +13,13 @@ from wesp_lap.losses import LOSSES
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.settings import load_settings
 
-CONF = Path(__file__).parents[2] / "egs/voxceleb/conf/wavlm_base_plus_lap"
+CONFIG = Path(__file__).parents[2] / "egs/voxceleb/conf/lap/wavlm_base_plus_lap.yaml"
 STEPS = 2132  # of an epoch of VoxCeleb2
 CLASSES = 3 * 5994
 
 
 def phase(name):
-    return load_settings(CONF / f"{name}.yaml", {"data.shards": "shard.list"})
+    return load_settings(CONFIG, {"data.shards": "shard.list"}, name)
 
 
 def classifier(settings):
