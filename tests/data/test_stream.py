@@ -15,7 +15,7 @@ from corpora import noise, write_data
 from wesp_lap.audio.augment import AugmentSettings
 from wesp_lap.coerce import Section
 from wesp_lap.data.access import AccessSettings
-from wesp_lap.data.crops import CropDataset
+from wesp_lap.data.crops import CropDataset, SpeakerTargets
 from wesp_lap.data.index import load_utterances, read_index
 from wesp_lap.data.indexing import index_shards
 from wesp_lap.data.noise_bank import make_noise_bank
@@ -191,7 +191,9 @@ def test_a_tone_has_the_pitch_of_the_speed_of_its_class(tmp_path):
     settings = StreamSettings(
         "t.list", batch_size=2, crop_seconds=1.0, augment=AugmentSettings(speed_perturb=True)
     )
-    dataset = CropDataset(utterances, speaker_classes(utterances), settings, None, seed=0)
+    dataset = CropDataset(
+        utterances, SpeakerTargets(utterances, speaker_classes(utterances)), settings, None, seed=0
+    )
     met = set()
     batch = dataset[BatchPlan(0, 0, np.arange(30) % 2, 16000, 1.0, np.array([]))]
     for crop, label in zip(batch.waves.numpy(), batch.labels.tolist(), strict=True):
@@ -425,7 +427,9 @@ def test_a_bank_without_music_is_named_before_training(stream, bank):
 def test_open_files_do_not_travel_to_workers(shards):
     utterances = load_utterances(shards)
     settings = StreamSettings(str(shards), batch_size=4, crop_seconds=HALF)
-    dataset = CropDataset(utterances, speaker_classes(utterances), settings, None, 0)
+    dataset = CropDataset(
+        utterances, SpeakerTargets(utterances, speaker_classes(utterances)), settings, None, 0
+    )
     plan = BatchPlan(0, 3, np.array([5, 2]), CROP, 1.0, np.array([]))
     before = dataset[plan]
     after = pickle.loads(pickle.dumps(dataset))[plan]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
     Attributes:
         waves: Crops (B, S).
-        labels: Class of each (B,).
+        labels: Class of each (B,), or of each frame of each (B, T).
         keys: Utterance of each.
         weight: What a mean over this batch counts in the mean over all processes, about 1.
         noises: What is still to be added on the device; None when nothing is.
@@ -55,12 +55,57 @@ class Batch(NamedTuple):
     faults: dict[str, str]
 
 
+class Targets(Protocol):
+    """What is to be learnt from crops; sent to loader processes."""
+
+    def labels(
+        self, rows: np.ndarray, starts: np.ndarray, samples: int, speed: np.ndarray
+    ) -> np.ndarray:
+        """Return the classes of a batch, int64 (B,) or (B, T).
+
+        Args:
+            rows: Utterances (B,).
+            starts: First sample of each crop (B,).
+            samples: Length of the crops.
+            speed: Index of the speed of each (B,) into SPEED_FACTORS.
+        """
+
+
+class SpeakerTargets:
+    """The speaker of each utterance; each speed of a speaker is a class of its own.
+
+    Args:
+        utterances: The shards' contents.
+        classes: Speaker to class index, for speed 1.
+
+    Raises:
+        DataError: speakers without a class.
+    """
+
+    def __init__(self, utterances: Utterances, classes: Mapping[str, int]) -> None:
+        unknown = [name for name in utterances.speakers if name not in classes]
+        raise_problems(
+            "speakers of the shards that are not in the model's speaker map",
+            unknown,
+            "Train on the corpus the model was started with, or start a new model.",
+        )
+        self._speaker = utterances.speaker
+        self._classes = np.array([classes[name] for name in utterances.speakers], dtype=np.int64)
+        self._num_speakers = len(classes)
+
+    def labels(
+        self, rows: np.ndarray, starts: np.ndarray, samples: int, speed: np.ndarray
+    ) -> np.ndarray:
+        """See Targets."""
+        return self._classes[self._speaker[rows]] + speed * self._num_speakers
+
+
 class CropDataset(Dataset):
     """Reads, crops and augments the utterances of a BatchPlan.
 
     Args:
         utterances: The shards' contents.
-        classes: Speaker to class index, for speed 1.
+        targets: What is to be learnt from them.
         settings: Crop and augmentation.
         noise: Where noises come from; needed when ``noise_prob`` is positive.
         seed: Everything random is drawn from (seed, epoch, place in the epoch).
@@ -69,21 +114,14 @@ class CropDataset(Dataset):
     def __init__(
         self,
         utterances: Utterances,
-        classes: Mapping[str, int],
+        targets: Targets,
         settings: StreamSettings,
         noise: NoiseBank | None,
         seed: int,
     ) -> None:
-        unknown = [name for name in utterances.speakers if name not in classes]
-        raise_problems(
-            "speakers of the shards that are not in the model's speaker map",
-            unknown,
-            "Train on the corpus the model was started with, or start a new model.",
-        )
         check_rate(utterances)
         self._utterances = utterances
-        self._classes = np.array([classes[name] for name in utterances.speakers], dtype=np.int64)
-        self._num_speakers = len(classes)
+        self._targets = targets
         self._reader = CropReader(utterances, settings.access)
         self._settings = settings
         self._augmenter = Augmenter(settings.augment, noise)
@@ -109,9 +147,12 @@ class CropDataset(Dataset):
         speed = np.zeros(len(plan.rows), dtype=np.int64)
         if self._settings.augment.speed_perturb:
             speed = speed_index(draws[:, 0], self._settings.augment.set)
-        waves, damage = self._crops(plan, draws[:, 1], speed)
-        labels = self._classes[self._utterances.speaker[plan.rows]] + speed * self._num_speakers
         rows = plan.rows
+        wanted = np.rint(plan.samples * np.array(SPEED_FACTORS)).astype(np.int64)[speed]
+        taken = np.minimum(wanted, self._utterances.samples[rows])
+        starts = (draws[:, 1] * (self._utterances.samples[rows] - taken + 1)).astype(np.int64)
+        waves, damage = self._crops(plan, starts, taken, wanted, speed)
+        labels = self._targets.labels(rows, starts, plan.samples, speed)
         faults = {self._utterances.key(rows[place]): str(fault) for place, fault in damage.items()}
         if faults:
             kept = np.setdiff1d(np.arange(len(rows)), list(damage))
@@ -131,13 +172,14 @@ class CropDataset(Dataset):
         return batch
 
     def _crops(
-        self, plan: BatchPlan, places: np.ndarray, speed: np.ndarray
+        self,
+        plan: BatchPlan,
+        starts: np.ndarray,
+        taken: np.ndarray,
+        wanted: np.ndarray,
+        speed: np.ndarray,
     ) -> tuple[Tensor, dict[int, DataError]]:
         """Decode only what becomes the crops: speed is changed on them, not on whole utterances."""
-        wanted = np.rint(plan.samples * np.array(SPEED_FACTORS)).astype(np.int64)[speed]
-        available = self._utterances.samples[plan.rows]
-        taken = np.minimum(wanted, available)
-        starts = (places * (available - taken + 1)).astype(np.int64)
         buffer = torch.empty(len(plan.rows), int(wanted.max()))
         faults = self._read(plan.rows, starts, taken, buffer.numpy())
         waves = change_speed_batch(buffer, speed, plan.samples) if speed.any() else buffer

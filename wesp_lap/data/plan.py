@@ -28,6 +28,22 @@ class Order:
     samples: np.ndarray
 
 
+class Corpus(Protocol):
+    """What sampling must know of the utterances; see wesp_lap.data.index.Utterances."""
+
+    @property
+    def tar(self) -> np.ndarray:
+        """Shard of each utterance (U,)."""
+
+    @property
+    def speaker(self) -> np.ndarray:
+        """Number of the speaker of each utterance (U,)."""
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Length of each utterance in samples (U,)."""
+
+
 class Sampling(Protocol):
     """A way to choose the utterances of an epoch; see wesp_lap.data.sampling."""
 

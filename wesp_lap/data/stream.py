@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from wesp_lap.audio.distort import apply
 from wesp_lap.config import build
-from wesp_lap.data.crops import Batch, CropDataset
+from wesp_lap.data.crops import Batch, CropDataset, SpeakerTargets, Targets
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.plan import BatchPlan, EpochPlan
@@ -130,9 +130,22 @@ def make_stream(
     rank: int = 0,
     world_size: int = 1,
 ) -> SampleStream:
-    """Build the stream of one rank from checked settings."""
+    """Build the stream of one rank from checked settings, with speakers as classes."""
+    targets = SpeakerTargets(utterances, classes)
+    return open_stream(utterances, targets, settings, seed, rank, world_size)
+
+
+def open_stream(
+    utterances: Utterances,
+    targets: Targets,
+    settings: StreamSettings,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> SampleStream:
+    """Build the stream of one rank from checked settings, with any targets."""
     _check_cache(utterances, settings)
-    dataset = CropDataset(utterances, classes, settings, _noise_bank(settings), seed)
+    dataset = CropDataset(utterances, targets, settings, _noise_bank(settings), seed)
     sampling = build(
         SAMPLINGS,
         settings.sampling,
