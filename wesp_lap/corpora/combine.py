@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import soundfile
 from wesp_lap.audio.io import AudioInfo
 from wesp_lap.corpora.archives import check_space
 from wesp_lap.errors import DataError, WespError
-from wesp_lap.files import PathLike
+from wesp_lap.files import PathLike, atomic_write
 from wesp_lap.log import get_logger, progress, set_up_logging
 
 _CHUNK = 64
@@ -103,15 +104,12 @@ def write_joints(
         return {}
     # FLAC comes out as large as the same speech as FLAC, and not larger than 16-bit samples.
     needed = sum(_size(source, infos[source]) for joint in todo for source in joint.sources)
-    for parent in dict.fromkeys(os.path.dirname(joint.target) for joint in todo):
-        os.makedirs(parent, exist_ok=True)
     check_space(folder, needed, len(todo), "joined utterances")
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     faults: dict[str, str] = {}
     written = _in_processes(chunks, jobs or os.cpu_count() or 1)
     for found in progress(written, "joining", total=len(chunks), unit=f"x{_CHUNK} files"):
         faults |= found
-    os.sync()
     return faults
 
 
@@ -176,13 +174,12 @@ def _write(joint: Joint) -> dict[str, str]:
     if len(rates) > 1:
         text = f"{joint.sources[0]}: sampling rates differ among the files to join: {sorted(rates)}"
         return {joint.sources[0]: text}
-    # Not synced one by one: the caller's stamp comes after os.sync, and an unfinished run looks at
-    # every file again.
-    partial = f"{os.path.dirname(joint.target)}/.{os.path.basename(joint.target)}.partial"
-    with soundfile.SoundFile(partial, "w", rates.pop(), 1, "PCM_16", format="FLAC") as stream:
+    encoded = io.BytesIO()
+    with soundfile.SoundFile(encoded, "w", rates.pop(), 1, "PCM_16", format="FLAC") as stream:
         stream.comment = _comment(joint)
         stream.write(np.concatenate(parts))
-    os.replace(partial, joint.target)
+    with atomic_write(joint.target, "wb") as file:
+        file.write(encoded.getvalue())
     return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wesp_lap.audio.ffmpeg import GET_FFMPEG, find_ffmpeg
 from wesp_lap.audio.io import encode
 from wesp_lap.corpora.layouts.source import Utterance
 from wesp_lap.errors import DataError
@@ -93,28 +93,16 @@ class Writer:
 
 def _as_m4a(name: str, wav: bytes) -> bytes:
     """Encode WAV bytes as AAC in an MPEG-4 file, equal for equal input."""
+    program = find_ffmpeg()
+    if program is None:
+        raise DataError(f"{name}: an .m4a file needs ffmpeg: {GET_FFMPEG}, or write --audio wav")
     words = ["-nostdin", "-v", "error", "-f", "wav", "-i", "pipe:0", "-c:a", "aac", "-b:a", "64k"]
     words += ["-fflags", "+bitexact", "-flags:a", "+bitexact"]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "encoded.m4a"
-        command = [_ffmpeg(name), *words, str(target)]
+        command = [program, *words, str(target)]
         done = subprocess.run(command, input=wav, capture_output=True, check=False)
         if done.returncode != 0 or not target.is_file():
             reason = done.stderr.decode(errors="replace").strip()
             raise DataError(f"{name}: ffmpeg cannot write it: {reason or 'nothing came out'}")
         return target.read_bytes()
-
-
-def _ffmpeg(name: str) -> str:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        try:
-            import imageio_ffmpeg
-
-            return str(imageio_ffmpeg.get_ffmpeg_exe())
-        except (ImportError, RuntimeError) as error:
-            raise DataError(
-                f"{name}: an .m4a file needs ffmpeg, which is not there; install it (pip install "
-                "imageio-ffmpeg), or write WAV: --audio wav"
-            ) from error
-    return program
