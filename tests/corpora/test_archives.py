@@ -115,6 +115,14 @@ def test_missing_cut_and_empty_parts_are_named_together(tmp_path):
         assert text in str(caught.value)
 
 
+def test_broken_archives_that_nobody_asked_for_do_no_harm(tmp_path):
+    wanted = make_zip(tmp_path / "vox1_test_wav.zip")
+    (tmp_path / "vox2_dev_mp4_partab").write_bytes(b"x")
+    assert find_archives(tmp_path, ["vox1_test_wav"]) == [Archive("vox1_test_wav", (wanted,))]
+    with pytest.raises(DataError, match="mp4_partaa: missing"):
+        find_archives(tmp_path)
+
+
 def test_a_last_part_that_is_missing_or_cut_is_found(tmp_path):
     parts = split(make_zip(tmp_path / "x.zip"), 1000, "vox1_dev_wav_part")
     parts[-1].write_bytes(parts[-1].read_bytes()[:-30])

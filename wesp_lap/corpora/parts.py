@@ -7,7 +7,7 @@ import io
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -129,17 +129,21 @@ class JoinedFile(io.RawIOBase):
         super().close()
 
 
-def find_archives(path: PathLike) -> list[Archive]:
+def find_archives(path: PathLike, stems: Collection[str] | None = None) -> list[Archive]:
     """Return the archives in a folder, or the one that a file is or is a part of.
 
     Where a whole file and parts of the same name lie together, the whole file is taken.
+
+    Args:
+        path: folder or file.
+        stems: in a folder, the names that count, without suffixes; others may be broken.
 
     Raises:
         DataError: no such file; or parts are missing, empty or cut; all of them are named.
     """
     place = Path(path)
     if place.is_dir():
-        return _group(sorted(entry for entry in place.iterdir() if entry.is_file()))
+        return _group(sorted(entry for entry in place.iterdir() if entry.is_file()), stems)
     if not place.is_file():
         raise DataError(f"{place}: no such file or folder")
     if _part(place) is None:
@@ -155,13 +159,14 @@ def _part(path: Path) -> re.Match[str] | None:
     return None if _WHOLE.fullmatch(path.name) else _PART.fullmatch(path.name)
 
 
-def _group(files: Sequence[Path]) -> list[Archive]:
+def _group(files: Sequence[Path], stems: Collection[str] | None = None) -> list[Archive]:
     found: dict[str, Archive] = {}
     parts: dict[str, list[Path]] = {}
     for path in files:
-        if path.name.startswith("."):
-            continue
         part, whole = _part(path), _WHOLE.fullmatch(path.name)
+        match = part or whole
+        if match is None or path.name.startswith(".") or (stems and match["stem"] not in stems):
+            continue
         if part is not None:
             parts.setdefault(part["stem"], []).append(path)
         elif whole is not None:

@@ -105,10 +105,8 @@ def _places(sources: Sequence[PathLike]) -> tuple[list[Path], dict[str, Archive]
     places = [Path(source) for source in sources if Path(source).is_dir()]
     archives: dict[str, Archive] = {}
     for source in sources:
-        for archive in find_archives(source):
+        for archive in find_archives(source, ARCHIVES.keys()):
             role = ARCHIVES.get(archive.stem)
-            if role is None and Path(source).is_dir():
-                continue  # videos, other corpora
             if archive.stem in LAST_PARTS:
                 check_last_part(archive, LAST_PARTS[archive.stem])
             archives.setdefault(role or archive.stem, archive)
