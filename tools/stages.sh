@@ -59,13 +59,13 @@ once() {
   printf '%s\n' "$signature" >"$marker"
 }
 
-# Processes for --nproc 0: one per GPU that torch can use, and two where there is none.
-default_processes() {
-  local gpus=0
+# The number of GPUs that torch can use.
+count_gpus() {
   if command -v nvidia-smi >/dev/null; then # torch is slow to ask
-    gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
+    "$PYTHON" -c 'import torch; print(torch.cuda.device_count())'
+  else
+    echo 0
   fi
-  if [ "$gpus" -gt 0 ]; then echo "$gpus"; else echo 2; fi
 }
 
 # Says what is wrong with the command line and leaves.
@@ -75,7 +75,8 @@ refuse() {
 }
 
 # Checks the settings that all recipes have, and sets what follows from them: $config, $data,
-# $phase_list, $next_list and $overrides (arrays), $train_dir, $eval_dir, $system, $nproc, the GPUs.
+# $phase_list, $next_list and $overrides (arrays), $train_dir, $eval_dir, $system, $nproc,
+# $num_gpus.
 begin_recipe() {
   local known word
   one_phase=false
@@ -112,11 +113,17 @@ begin_recipe() {
   [ -z "$backend" ] || overrides+=(--backend.name "$backend")
   if [ -n "$gpus" ]; then
     gpus=${gpus//[\[\] ]/}
+    [[ $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || refuse "--gpus takes numbers such as 0,1, not '$gpus'"
     export CUDA_VISIBLE_DEVICES=$gpus
-    known=${gpus//[^,]/}
-    [ "$nproc" -gt 0 ] || nproc=$((${#known} + 1))
   fi
-  [ "$nproc" -gt 0 ] || nproc=$(default_processes)
+  num_gpus=$(count_gpus)
+  if [ -n "$gpus" ] && [ "$num_gpus" -lt "$(wc -w <<<"${gpus//,/ }")" ]; then
+    refuse "--gpus $gpus: torch finds $num_gpus of these GPUs here"
+  fi
+  if [ "$nproc" -eq 0 ]; then
+    nproc=$num_gpus
+    [ "$nproc" -gt 0 ] || nproc=2
+  fi
   if [ "$num_nodes" -gt 1 ]; then
     if [ "$stage" != 3 ] || [ "$stop_stage" != 3 ]; then
       refuse "only training runs on several nodes: run the other stages on one node, and" \
@@ -199,20 +206,31 @@ stage_train() {
   done
 }
 
+# embed ARGUMENTS...: extract embeddings, on all GPUs of this node or in processes on its cores.
+embed() {
+  if [ "$num_gpus" -gt 1 ] && [ "$nproc" -gt 1 ]; then
+    launch_train "$nproc" 1 "" wesp_lap.bin.extract "$@"
+  else
+    run extract "$@" --nj "$nj"
+  fi
+}
+
 # Stage 4: average the last checkpoints and extract with that model and with the untrained one.
 stage_extract() {
-  local set folder
+  local set
+  local -a source
   # shellcheck disable=SC2086  # several words are meant
   once average -i "$system/final/state.json" -o "$system/model/model.safetensors" -- \
     run average_model --exp_dir "$system" --out "$system/model" --num "$num_avg" \
     ${average_options-}
   for set in train eval; do
-    folder=$train_dir
-    [ "$set" = train ] || folder=$eval_dir
-    run extract --model "$system/model" --data "$folder" --out "$system/embeddings/$set" --nj "$nj"
+    # The shards hold the training set decoded, and side by side.
+    source=(--shards "$train_dir/shard.list")
+    [ "$set" = train ] || source=(--data "$eval_dir")
+    embed --model "$system/model" "${source[@]}" --out "$system/embeddings/$set"
     if $untrained; then
-      run extract --model "$exp_dir/${known_phases[0]}/checkpoints/epoch_000" \
-        --data "$folder" --out "$exp_dir/untrained/embeddings/$set" --nj "$nj"
+      embed --model "$exp_dir/${known_phases[0]}/checkpoints/epoch_000" "${source[@]}" \
+        --out "$exp_dir/untrained/embeddings/$set"
     fi
   done
 }

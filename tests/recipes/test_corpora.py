@@ -1,27 +1,43 @@
-"""egs/voxceleb and egs/cnceleb on miniature corpora in the published layouts."""
+"""egs/voxceleb and egs/cnceleb, all stages, on miniatures in the published layouts."""
 
-import shutil
+import re
+from pathlib import Path
 
 import pytest
-from helpers import run_recipe
+from helpers import ROOT, run_recipe
 
+from wesp_lap.corpora.layouts import LayoutOptions, lay_out
 from wesp_lap.kaldi.tables import read_table
 
-pytestmark = pytest.mark.slow
+STAGES = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
+PHASES = ["frozen", "joint", "large_margin"]
+METHODS = [f"{phase} {method}" for phase in PHASES for method in ("cosine", "asnorm", "qmf")]
 
 
-def copy_audio(tiny_corpus, targets):
-    """Copy utterances of the tiny corpus: {utterance: target}."""
-    wav = read_table(tiny_corpus.data / "wav.scp")
-    for key, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(wav[key], target)
+@pytest.fixture(scope="module")
+def corpora(tiny_corpus, tmp_path_factory) -> Path:
+    """Miniatures of VoxCeleb1 and 2, CN-Celeb1 and 2, MUSAN and RIRS_NOISES, m4a included."""
+    folder = tmp_path_factory.mktemp("corpora with a space")
+    data = str(tiny_corpus.data)
+    tested = LayoutOptions(data, skip=5, test_speakers=2, num_trials=40)
+    trained = LayoutOptions(data, speakers=5, test_speakers=1)
+    for layout, options in {
+        "voxceleb1": tested,
+        "voxceleb2": trained,
+        "cnceleb1": LayoutOptions(data, speakers=6, test_speakers=3),
+        "cnceleb2": LayoutOptions(data, skip=6),
+        "musan": LayoutOptions(utterances=3),
+        "rirs": LayoutOptions(utterances=3),
+    }.items():
+        lay_out(layout, folder / layout, options)
+    return folder
 
 
-def common(tiny_conf, exp_dir):
+def small(tiny_config: Path, exp_dir: Path) -> list[str]:
+    """Return what makes a recipe small."""
     return [
         f"--exp_dir={exp_dir}",
-        f"--conf={tiny_conf}",
+        f"--config={tiny_config}",
         "--nproc=2",
         "--top_n=3",
         "--num_pairs=60",
@@ -29,91 +45,131 @@ def common(tiny_conf, exp_dir):
     ]
 
 
-def methods(exp_dir):
-    rows = [line.split("\t") for line in (exp_dir / "results.tsv").read_text().splitlines()[1:]]
-    return [tuple(row[:2]) for row in rows]
-
-
-def test_voxceleb(tiny_corpus, tiny_conf, tmp_path):
-    """VoxCeleb2-dev and VoxCeleb1 as SPEAKER/VIDEO/FILE, trials in VoxCeleb's own format."""
-    keys = [(key, int(key[3:5]), key[-1]) for key in tiny_corpus.utterances]
-    layout = {
-        key: tmp_path
-        / ("vox2/aac" if speaker < 5 else "vox1/wav")
-        / f"id1{speaker:04d}/vid{index}/0000{index}.{'flac' if speaker < 5 else 'wav'}"
-        for key, speaker, index in keys
-    }
-    copy_audio(tiny_corpus, layout)
-    for path in (tmp_path / "vox1").rglob("*.wav"):  # really WAV, not FLAC by another name
-        import soundfile
-
-        wave, rate = soundfile.read(path)
-        soundfile.write(path, wave, rate, format="WAV", subtype="PCM_16")
-    tested = [f"id1{s:04d}/vid{i}/0000{i}.wav" for _, s, i in keys if s >= 5]
-    trials = tmp_path / "veri_test2.txt"
-    trials.write_text(
-        "".join(
-            f"{int(one[:7] == other[:7])} {one} {other}\n"
-            for n, one in enumerate(tested)
-            for other in tested[n + 1 :]
-        )
-    )
-    words = [f"--vox1={tmp_path}/vox1", f"--vox2={tmp_path}/vox2", f"--trials={trials}"]
-    done = run_recipe("voxceleb", *words, *common(tiny_conf, tmp_path / "exp"))
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert methods(tmp_path / "exp") == [
-        ("veri_test2.txt", method) for method in ("cosine", "asnorm", "qmf")
+def voxceleb(corpora: Path) -> list[str]:
+    lists = ("veri_test2.txt", "list_test_all2.txt", "list_test_hard2.txt")
+    return [
+        f"--vox1={corpora / 'voxceleb1'}",
+        f"--vox2={corpora / 'voxceleb2'}",
+        f"--trials={','.join(str(corpora / 'voxceleb1' / name) for name in lists)}",
+        f"--musan={corpora / 'musan'}",
+        f"--rirs={corpora / 'rirs'}",
     ]
-    key, *_ = (tmp_path / "exp/data/vox2_dev/utt2spk").read_text().split()
-    assert key == "id10000/vid0/00000.wav"
 
 
-def test_cnceleb(tiny_corpus, tiny_conf, tmp_path):
-    """Training speakers in data/, concatenated enrolment recordings and tests in eval/."""
-    root = tmp_path / "CN-Celeb_flac"
-    layout = {}
-    for key in tiny_corpus.utterances:
-        speaker, index = int(key[3:5]), int(key[-1])
-        name = f"id{speaker:05d}"
-        if speaker < 5:
-            layout[key] = root / f"data/{name}/singing-01-{index:03d}.flac"
-        elif index == 0:
-            layout[key] = root / f"eval/enroll/{name}-enroll.flac"
-        else:
-            layout[key] = root / f"eval/test/{name}-singing-01-{index:03d}.flac"
-    copy_audio(tiny_corpus, layout)
-    lists = root / "eval/lists"
-    lists.mkdir()
-    models = [f"id{speaker:05d}-enroll" for speaker in (5, 6, 7)]
-    (lists / "enroll.lst").write_text("".join(f"{m} enroll/{m}.wav\n" for m in models))
-    tests = sorted(f"test/{path.stem}.wav" for path in (root / "eval/test").iterdir())
-    (lists / "trials.lst").write_text(
-        "".join(f"{m} {t} {int(m[:7] == t[5:12])}\n" for m in models for t in tests)
-    )
-    done = run_recipe("cnceleb", f"--cnceleb1={root}", *common(tiny_conf, tmp_path / "exp"))
+def cnceleb(corpora: Path) -> list[str]:
+    names = ("cnceleb1", "cnceleb2", "musan", "rirs")
+    return [f"--{name}={corpora / name}" for name in names]
+
+
+def results(exp_dir: Path) -> dict[str, list[str]]:
+    """Return the methods of each trial list in the results."""
+    found: dict[str, list[str]] = {}
+    for line in (exp_dir / "results.tsv").read_text().splitlines()[1:]:
+        trials, method, *_ = line.split("\t")
+        found.setdefault(trials, []).append(method)
+    return found
+
+
+@pytest.fixture(scope="module")
+def voxceleb_run(corpora, tiny_config, tmp_path_factory):
+    exp_dir = tmp_path_factory.mktemp("voxceleb") / "exp"
+    words = [*voxceleb(corpora), *small(tiny_config, exp_dir)]
+    done = run_recipe("voxceleb", *words)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert methods(tmp_path / "exp") == [
-        ("trials", method) for method in ("cosine", "asnorm", "qmf")
-    ]
+    return exp_dir, words, done.stdout
+
+
+@pytest.mark.slow
+def test_voxceleb_runs_all_stages_and_phases(voxceleb_run):
+    exp_dir, _, text = voxceleb_run
+    assert re.findall(r"Stage (\d+): ", text) == STAGES
+    lists = [f"vox1_{name}_cleaned.kaldi" for name in "OEH"]
+    assert results(exp_dir) == {name: METHODS for name in lists}
+    assert (exp_dir / "export").resolve() == exp_dir / "large_margin/export"
+    for phase in PHASES:
+        assert (exp_dir / phase / "export/manifest.json").is_file()
+    wav = read_table(exp_dir / "data/vox2_dev/wav.scp")
+    assert all(re.fullmatch(r"id\d{5}/[\w-]{11}/\d{5}\.wav", key) for key in wav)
+    assert all(path.endswith(".m4a") for path in wav.values())
+
+
+@pytest.mark.slow
+def test_a_second_run_of_voxceleb_does_nothing_again(voxceleb_run):
+    exp_dir, words, text = voxceleb_run
+    kept = [path for path in exp_dir.rglob("*.ark")] + [*exp_dir.rglob("*.safetensors")]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    again = run_recipe("voxceleb", *words)
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert before == {path: path.stat().st_mtime_ns for path in kept}
+    tables = [[x for x in out.splitlines() if x.startswith("| ")] for out in (text, again.stdout)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_prepared_data_serve_another_experiment_without_the_corpora(voxceleb_run, tmp_path):
+    """As a data folder that WeSpeaker has prepared would; a phase alone, evaluated alone."""
+    exp_dir, words, _ = voxceleb_run
+    words = [word for word in words if word.split("=")[0] in ("--config", "--nproc", "--top_n")]
+    words += [f"--data={exp_dir / 'data'}", f"--exp_dir={tmp_path / 'exp'}", "--num_pairs=60"]
+    done = run_recipe("voxceleb", *words, "--utterances_per_shard=8", "--next_phases=")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "training without noise and reverberation" in done.stdout
+    assert results(tmp_path / "exp")["vox1_O_cleaned.kaldi"] == ["cosine", "asnorm", "qmf"]
+    assert not (tmp_path / "exp/joint").exists()
+
+
+@pytest.mark.slow
+def test_training_on_voxceleb1_is_tested_on_its_test_speakers(corpora, tiny_config, tmp_path):
+    words = [*voxceleb(corpora), *small(tiny_config, tmp_path / "exp"), "--train_set=vox1_dev"]
+    done = run_recipe("voxceleb", *words, "--stop_stage=1")
+    assert done.returncode != 0
+    assert "stage 1 (data directories) failed" in done.stdout
+    assert "list_test_all2" in done.stdout or "vox1_E_cleaned" in done.stdout
+
+
+@pytest.mark.slow
+def test_cnceleb_runs_all_stages_and_phases(corpora, tiny_config, tmp_path):
+    exp_dir = tmp_path / "exp"
+    done = run_recipe("cnceleb", *cnceleb(corpora), *small(tiny_config, exp_dir))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.findall(r"Stage (\d+): ", done.stdout) == STAGES
+    lists = ("CNC-Eval-Avg.lst", "CNC-Eval-Concat.lst")
+    assert results(exp_dir) == {name: METHODS for name in lists}
+    durations = read_table(exp_dir / "data/train_cnceleb1_2/utt2dur")
+    assert min(map(float, durations.values())) >= 5
+
+
+@pytest.mark.parametrize("recipe", ["voxceleb", "cnceleb", "librispeech", "vctk"])
+def test_a_bare_recipe_explains_itself(recipe):
+    done = run_recipe(recipe)
+    assert done.returncode == 0
+    for number in range(11):
+        assert re.search(rf"\b{number} +[-\w]", done.stdout), number
+    assert "--config" in done.stdout
 
 
 @pytest.mark.parametrize(
     "recipe, words, message",
     [
-        ("voxceleb", [], "give --vox1"),
-        ("cnceleb", [], "give --cnceleb1"),
+        ("voxceleb", ["--stage=3"], "give --exp_dir"),
+        ("cnceleb", ["--exp_dir=EXP", "--stage=1"], "give --cnceleb1, or a --data that has"),
+        ("voxceleb", ["--exp_dir=EXP", "--stage=1"], "give --vox1 and --vox2, or a --data that"),
+        ("voxceleb", ["--exp_dir=EXP", "--config=none"], "--config none: no such file"),
+        ("voxceleb", ["--exp_dir=EXP", "--phases=later"], "no phase 'later'"),
+        ("voxceleb", ["--exp_dir=EXP", "--gpus=a"], "--gpus takes numbers"),
+        ("voxceleb", ["--exp_dir=EXP", "--train_set=vox3"], "--train_set is vox2_dev or vox1_dev"),
     ],
 )
-def test_without_a_corpus_the_recipe_says_what_it_needs(recipe, words, message):
-    done = run_recipe(recipe, *words)
-    assert done.returncode == 2
-    assert message in done.stdout
+def test_a_wrong_command_line_is_refused_in_one_sentence(recipe, words, message, tmp_path):
+    done = run_recipe(recipe, *(word.replace("EXP", str(tmp_path / "exp")) for word in words))
+    assert done.returncode == 2, done.stdout
+    assert message in done.stdout and "Traceback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_an_empty_corpus_is_named(tmp_path):
     (tmp_path / "vox").mkdir()
-    words = [f"--{name}={tmp_path / 'vox'}" for name in ("vox1", "vox2", "trials")]
+    words = [f"--vox1={tmp_path / 'vox'}", f"--vox2={tmp_path / 'vox'}", "--stage=1"]
     done = run_recipe("voxceleb", *words, f"--exp_dir={tmp_path / 'exp'}")
-    assert done.returncode == 1
-    assert "vox: no audio files idXXXXX/VIDEO/FILE.wav" in done.stdout
+    assert done.returncode != 0 and str(tmp_path / "vox") in done.stdout
     assert "stage 1 (data directories) failed" in done.stdout
