@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, run_recipe
+from helpers import run_recipe
 
 from wesp_lap.corpora.layouts import LayoutOptions, lay_out
 from wesp_lap.kaldi.tables import read_table
@@ -84,7 +84,7 @@ def test_voxceleb_runs_all_stages_and_phases(voxceleb_run):
     exp_dir, _, text = voxceleb_run
     assert re.findall(r"Stage (\d+): ", text) == STAGES
     lists = [f"vox1_{name}_cleaned.kaldi" for name in "OEH"]
-    assert results(exp_dir) == {name: METHODS for name in lists}
+    assert results(exp_dir) == dict.fromkeys(lists, METHODS)
     assert (exp_dir / "export").resolve() == exp_dir / "large_margin/export"
     for phase in PHASES:
         assert (exp_dir / phase / "export/manifest.json").is_file()
@@ -96,7 +96,7 @@ def test_voxceleb_runs_all_stages_and_phases(voxceleb_run):
 @pytest.mark.slow
 def test_a_second_run_of_voxceleb_does_nothing_again(voxceleb_run):
     exp_dir, words, text = voxceleb_run
-    kept = [path for path in exp_dir.rglob("*.ark")] + [*exp_dir.rglob("*.safetensors")]
+    kept = [*exp_dir.rglob("*.ark"), *exp_dir.rglob("*.safetensors")]
     before = {path: path.stat().st_mtime_ns for path in kept}
     again = run_recipe("voxceleb", *words)
     assert again.returncode == 0, again.stdout[-3000:]
@@ -134,7 +134,7 @@ def test_cnceleb_runs_all_stages_and_phases(corpora, tiny_config, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.findall(r"Stage (\d+): ", done.stdout) == STAGES
     lists = ("CNC-Eval-Avg.lst", "CNC-Eval-Concat.lst")
-    assert results(exp_dir) == {name: METHODS for name in lists}
+    assert results(exp_dir) == dict.fromkeys(lists, METHODS)
     durations = read_table(exp_dir / "data/train_cnceleb1_2/utt2dur")
     assert min(map(float, durations.values())) >= 5
 
