@@ -74,14 +74,42 @@ refuse() {
   exit 2
 }
 
+# Prints the settings file that $1 names: a file, or a name below the recipe's conf/.
+find_config() {
+  local path
+  for path in "$1" "$here/conf/$1.yaml"; do
+    if [ -f "$path" ]; then
+      printf '%s' "$path"
+      return
+    fi
+  done
+  refuse "no settings file $1, nor $here/conf/$1.yaml"
+}
+
+# Shows the GPUs of --gpus to torch and sets $num_gpus, and $nproc where it is 0.
+choose_processes() {
+  if [ -n "$gpus" ]; then
+    gpus=${gpus//[\[\] ]/}
+    [[ $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || refuse "--gpus takes numbers such as 0,1, not '$gpus'"
+    export CUDA_VISIBLE_DEVICES=$gpus
+  fi
+  num_gpus=$(count_gpus)
+  if [ -n "$gpus" ] && [ "$num_gpus" -lt "$(wc -w <<<"${gpus//,/ }")" ]; then
+    refuse "--gpus $gpus: torch finds $num_gpus of these GPUs here"
+  fi
+  if [ "$nproc" -eq 0 ]; then
+    nproc=$num_gpus
+    [ "$nproc" -gt 0 ] || nproc=2
+  fi
+}
+
 # Checks the settings that all recipes have, and sets what follows from them: $config, $data,
 # $phase_list, $next_list and $overrides (arrays), $train_dir, $eval_dir, $system, $nproc,
 # $num_gpus.
 begin_recipe() {
   local known word
   one_phase=false
-  [ -f "$config" ] || [ ! -f "$here/conf/$config.yaml" ] || config=$here/conf/$config.yaml
-  [ -f "$config" ] || refuse "--config $config: no such file, nor $here/conf/$config.yaml"
+  config=$(find_config "$config") || exit 2
   known=$(run list_phases --config "$config") || exit 1
   read -ra known_phases <<<"${known//$'\n'/ }"
   if [ "${#known_phases[@]}" -eq 0 ]; then # one phase, called like the file
@@ -111,19 +139,7 @@ begin_recipe() {
   read -ra overrides <<<"$train_options"
   [ -z "$frontend" ] || overrides+=(--frontend.config null --frontend.weights "$frontend")
   [ -z "$backend" ] || overrides+=(--backend.name "$backend")
-  if [ -n "$gpus" ]; then
-    gpus=${gpus//[\[\] ]/}
-    [[ $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || refuse "--gpus takes numbers such as 0,1, not '$gpus'"
-    export CUDA_VISIBLE_DEVICES=$gpus
-  fi
-  num_gpus=$(count_gpus)
-  if [ -n "$gpus" ] && [ "$num_gpus" -lt "$(wc -w <<<"${gpus//,/ }")" ]; then
-    refuse "--gpus $gpus: torch finds $num_gpus of these GPUs here"
-  fi
-  if [ "$nproc" -eq 0 ]; then
-    nproc=$num_gpus
-    [ "$nproc" -gt 0 ] || nproc=2
-  fi
+  choose_processes
   if [ "$num_nodes" -gt 1 ]; then
     if [ "$stage" != 3 ] || [ "$stop_stage" != 3 ]; then
       refuse "only training runs on several nodes: run the other stages on one node, and" \
