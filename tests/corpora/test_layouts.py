@@ -141,6 +141,8 @@ def test_archives_hold_the_same_files(source, tmp_path):
     lay_out("voxceleb1", tmp_path / "packed", replace(source, archives=True))
     parts = sorted((tmp_path / "packed").glob("vox1_dev_wav_parta*"))
     assert [part.name[-1] for part in parts] == list("abcd")
+    sizes = [part.stat().st_size for part in parts]
+    assert len(set(sizes[:3])) == 1 and 0 < sizes[3] <= sizes[0]
     whole = b"".join(part.read_bytes() for part in parts)
     test = (tmp_path / "packed" / "vox1_test_wav.zip").read_bytes()
     for name, content in (("dev", whole), ("test", test)):

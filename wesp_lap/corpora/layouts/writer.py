@@ -80,10 +80,10 @@ class Writer:
         if parts > 1:
             content = packed.read_bytes()
             packed.unlink()
+            size = -(-len(content) // parts)  # as split does: only the last part is smaller
             for number in range(parts):
-                start, stop = (len(content) * at // parts for at in (number, number + 1))
                 name = f"{archive}_parta{_PART_NAMES[number]}"
-                (self.folder / name).write_bytes(content[start:stop])
+                (self.folder / name).write_bytes(content[number * size : (number + 1) * size])
 
     def finish(self) -> None:
         """Write the table of all utterances; the last file of a miniature."""
