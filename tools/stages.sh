@@ -15,6 +15,7 @@
 #   features       "qmf9" or "qmf7" (no durations): what the calibration looks at
 #   average_options  further "--option value" words for average_model; may be empty
 #   report_options   further words for the report, such as --by MAP; may be empty
+#   report_words     array of further words for the report; may be empty
 #   note           text below the results table; may be empty
 #   untrained      true to extract and score with the untrained network too, for comparison
 #   frontend backend   a pre-trained frontend, and a backend by name, in place of the file's
@@ -367,7 +368,8 @@ stage_report() {
   [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$eval_dir/utt2spk")
   # shellcheck disable=SC2086  # several words are meant
   run report --trials "$trials" --scores "$scores" --out "$exp_dir" --phases "$dirs" \
-    --note "$note" "${options[@]}" ${report_options-}
+    --note "$note" ${options[@]+"${options[@]}"} ${report_words[@]+"${report_words[@]}"} \
+    ${report_options-}
   log "  results: $exp_dir/results.md, $exp_dir/results.tsv"
   link_export
 }
