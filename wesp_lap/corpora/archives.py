@@ -40,9 +40,7 @@ def unpack(archive: Archive, out: PathLike) -> Path:
             space on the disk.
     """
     folder = Path(out)
-    stamp = Stamp(
-        folder / f".{archive.stem}.unpacked.json", {"stem": archive.stem}, media=archive.parts
-    )
+    stamp = Stamp(folder / stamp_name(archive), {"stem": archive.stem}, media=archive.parts)
     if stamp.is_fresh():
         get_logger().info("%s: unpacked in %s", archive.name, folder)
         return folder
@@ -61,6 +59,11 @@ def unpack(archive: Archive, out: PathLike) -> Path:
         stream.writelines(f"{name}\n" for name in sorted(names))
     stamp.write([members])
     return folder
+
+
+def stamp_name(archive: Archive) -> str:
+    """Return the name of the file that says that a folder holds all of an archive."""
+    return f".{archive.stem}.unpacked.json"
 
 
 def _unpack_zip(archive: Archive, folder: Path) -> list[str]:

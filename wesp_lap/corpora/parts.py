@@ -20,6 +20,8 @@ Kind = Literal["zip", "tar"]
 _WHOLE = re.compile(r"(?P<stem>.+?)\.(zip|tar|tar\.gz|tgz)")
 # vox1_dev_wav_partaa, cn-celeb2_v2.tar.gzaa, corpus.zip.aa
 _PART = re.compile(r"(?P<stem>.+?)(_part|\.(zip|tar|tar\.gz|tgz)\.?)(?P<letters>[a-z]{2})")
+_ZIP_END = b"PK\x05\x06"
+_ZIP_TAIL = 65_557  # the end record with the longest comment
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _AGAIN = "Fetch these parts again, and give the folder that holds all of them."
 
@@ -215,4 +217,21 @@ def check_last_part(archive: Archive, last: str) -> None:
             raise DataError(
                 f"{archive.name}: the last part is '{found}', of the published archive '{last}'. "
                 f"{_AGAIN}"
+            )
+
+
+def check_end(archive: Archive) -> None:
+    """Make sure that an archive begins as one and that a zip has its end, without reading it all.
+
+    Raises:
+        DataError: something else than an archive, or the end is missing.
+    """
+    if archive.kind() != "zip":
+        return
+    with archive.open() as stream:
+        stream.seek(max(0, archive.size - _ZIP_TAIL))
+        if _ZIP_END not in stream.read(_ZIP_TAIL):
+            raise DataError(
+                f"{archive.name}: the end of the zip archive is missing: {archive.parts[-1]} is "
+                f"cut, or a part after it is not there. {_AGAIN}"
             )
