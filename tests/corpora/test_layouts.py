@@ -112,7 +112,7 @@ def test_a_given_list_keeps_its_pairs(source, tiny_corpus, tmp_path):
     assert set(original) < set(wanted)
 
 
-def test_test_speakers_from_a_directory_of_their_own(source, tmp_path):
+def test_test_speakers_from_a_directory_of_their_own(source, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"8 speakers are in .* and in "):
         lay_out("voxceleb1", tmp_path / "vox1", replace(source, test_data=source.data))
     part = tmp_path / "part"
@@ -133,7 +133,18 @@ def test_test_speakers_from_a_directory_of_their_own(source, tmp_path):
     lay_out("voxceleb1", tmp_path / "vox1", replace(options, test_data=str(rest), test_speakers=2))
     of_test = {speaker for _, speaker, name, _ in table(tmp_path / "vox1") if "_test_" in name}
     assert len(of_test) == 2 and min(of_test) >= "spk03"
-    assert len(names(tmp_path / "vox1", "*.wav")) == 32  # the other three are for training
+    assert len(names(tmp_path / "vox1", "*.wav")) == 4 * (3 + 2)
+    monkeypatch.setattr("wesp_lap.corpora.layouts.voxceleb._TEST", range(10270, 10274))
+    lay_out("voxceleb1", tmp_path / "more", replace(options, test_data=str(rest)))
+    parts = [name.split("/")[0] for _, _, name, _ in table(tmp_path / "more")]
+    # The test part has room for four here; the fifth is for training.
+    assert [parts.count(f"vox1_{part}_wav") for part in ("test", "dev")] == [16, 16]
+
+
+def test_genders_that_are_no_gender_are_not_known(source):
+    path = Path(source.data) / "spk2gender"
+    path.write_text(path.read_text().replace("spk00 m", "spk00 ?").replace("spk01 f", "spk01 F"))
+    assert [one.gender for one in load_speakers(source.data)[:3]] == ["", "f", "m"]
 
 
 def test_archives_hold_the_same_files(source, tmp_path):

@@ -135,7 +135,8 @@ def load_speakers(path: PathLike, utterances: int = 0) -> list[Speaker]:
         kept = _evenly(keys, utterances)
         named = _sessions(name, kept, [sessions.get(key, "") for key in kept])
         found = (Utterance(k, name, ses, data) for k, ses in zip(kept, named, strict=True))
-        speakers.append(Speaker(name, genders.get(name, "").lower()[:1], tuple(found)))
+        gender = genders.get(name, "").lower()
+        speakers.append(Speaker(name, gender if gender in ("m", "f") else "", tuple(found)))
     return speakers
 
 
@@ -145,7 +146,8 @@ def split_speakers(
     """Divide the speakers of the source into training and test.
 
     Test speakers are those of ``test_data``, those of ``trials``, or some of ``data``; where they
-    are more than wanted, evenly over the sorted list, and the others are for training.
+    are more than wanted, evenly over the sorted list. The others of ``data`` are for training, and
+    so are those of ``test_data`` for which the published corpus has no room.
 
     Args:
         layout: name of the layout, for messages.
@@ -177,7 +179,8 @@ def split_speakers(
     able = [one for one in candidates if len(one.utterances) >= per]
     test = _evenly(able, min(wanted, most[1])) if most[1] else []
     names = {one.name for one in test}
-    everyone = {one.name: one for one in (*pool, *candidates)}
+    spare = [] if options.test_speakers else candidates
+    everyone = {one.name: one for one in (*pool, *spare)}
     dev = [one for name, one in everyone.items() if name not in names][: most[0]]
     _check_counts(layout, options, dev, test, least, per)
     return Parts(dev, test)
