@@ -3,9 +3,9 @@
 #
 #   bash egs/vctk/run.sh --vctk DIR --exp_dir DIR
 #
-# --vctk takes release 0.92 or 0.80, unpacked or as its archive; the audio is copied at 16 kHz. Trials
-# of 18 speakers choose the epoch, 16,072 trials of 18 others are the test: the speakers and lists of
-# the Universal Pooling paper.
+# --vctk takes release 0.92 or 0.80, unpacked or as its archive; the audio is copied at 16 kHz.
+# Trials of 18 speakers choose the epoch, 16,072 trials of 18 others are the test: the speakers and
+# lists of the Universal Pooling paper.
 #
 # Stages:
 #   -1  download into --download; only when asked for with --stage -1

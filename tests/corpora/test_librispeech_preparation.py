@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -173,6 +174,19 @@ def test_too_few_utterances_for_the_trials_stop_before_anything_is_written(corpu
     assert not (tmp_path / "out").exists()
 
 
+def test_the_published_archives_are_unpacked(corpus, prepared, tmp_path):
+    """Each of the seven holds one subset and the same SPEAKERS.TXT."""
+    for subset in SUBSETS:
+        with tarfile.open(tmp_path / f"{subset}.tar.gz", "w:gz") as archive:
+            archive.add(corpus / "SPEAKERS.TXT", "LibriSpeech/SPEAKERS.TXT")
+            archive.add(corpus / subset, f"LibriSpeech/{subset}")
+    out = tmp_path / "out"
+    for _ in range(2):
+        result = prepare_librispeech(out, tmp_path, per_label=60)
+    assert result["val"].utt2spk == DataDir.load(prepared / "val").utt2spk
+    assert all(path.startswith(f"{out}/unpacked/") for path in result["val"].wav.values())
+
+
 def test_a_miniature_of_the_layout_tool(tiny_corpus, tmp_path):
     layout = LayoutOptions(data=str(tiny_corpus.data), test_speakers=3)
     lay_out("librispeech", tmp_path / "corpus", layout)
@@ -191,5 +205,5 @@ def test_speakers_txt(tmp_path):
         read_readers(path)
     assert f"{path}:4: '14   | F | train-clean-360'" in str(caught.value)
     assert f"{path}:5: '15 | X | dev-clean | 8 | Name'" in str(caught.value)
-    with pytest.raises(DataError, match=r"no SPEAKERS\.TXT here or in LibriSpeech/"):
+    with pytest.raises(DataError, match=r"no SPEAKERS\.TXT here or in LibriSpeech, "):
         prepare_librispeech(tmp_path / "out", tmp_path / "elsewhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -174,6 +175,20 @@ def test_the_older_release_and_its_bare_numbers(tmp_path):
     assert sorted({key[-3:] for key in result["val"].utt2spk}) == ["030", "031"]
 
 
+def test_the_published_archive_is_unpacked(tmp_path):
+    """The zip of release 0.92 has no folder around its content."""
+    root = newer_release(tmp_path / "content", speakers(10), (25, 26))
+    (tmp_path / "fetched").mkdir()
+    shutil.make_archive(str(tmp_path / "fetched" / "VCTK-Corpus-0.92"), "zip", root)
+    words = {"split": "drawn", "held_out": 4, "per_label": 4, "jobs": 1}
+    for name, source in (("folder", "content"), ("archive", "fetched")):
+        prepare_vctk(tmp_path / name, tmp_path / source, **words)
+    for table in ("train/utt2spk", "test/spk2gender", "trials/vctk_test.kaldi"):
+        assert (tmp_path / "folder" / table).read_text() == (
+            tmp_path / "archive" / table
+        ).read_text()
+
+
 def test_a_miniature_of_the_layout_tool(tiny_corpus, tmp_path):
     lay_out("vctk", tmp_path / "vctk", LayoutOptions(data=str(tiny_corpus.data)))
     result = prepare_vctk(
@@ -216,7 +231,7 @@ def test_what_is_not_as_published_is_named_before_audio_is_converted(tmp_path):
         prepare_vctk(tmp_path / "out", root)
     with pytest.raises(DataError, match="no files of microphone mic3 with prompts from 025 on"):
         prepare_vctk(tmp_path / "out", root, microphone="mic3")
-    with pytest.raises(DataError, match=r"no speaker-info\.txt here"):
+    with pytest.raises(DataError, match=r"no speaker-info\.txt here .* no archive VCTK"):
         prepare_vctk(tmp_path / "out", tmp_path / "elsewhere")
     assert not (tmp_path / "out").exists()
 

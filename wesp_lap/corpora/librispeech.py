@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wesp_lap.corpora.paper_trials import LIBRISPEECH_TRIALS, SEED, librispeech_trials
+from wesp_lap.corpora.roots import find_root
 from wesp_lap.corpora.scan import scan_audio, write_data_dir
 from wesp_lap.errors import DataError, problem_list, raise_problems
 from wesp_lap.files import PathLike
@@ -53,7 +54,8 @@ def prepare_librispeech(
 
     Args:
         out: folder for the data directories.
-        source: folder with SPEAKERS.TXT and the subsets, or with LibriSpeech/ that has them.
+        source: folder with SPEAKERS.TXT and the subsets, or with LibriSpeech/ that has them, or
+            with the archives, which are then unpacked to OUT/unpacked.
         subsets: what to take; some of each of the three sets.
         per_label: non-target trials per list, before they are rounded up.
         seed: of the trials.
@@ -66,7 +68,7 @@ def prepare_librispeech(
         DataError: subsets, speakers or names that are not as published, or too few utterances for
             the trials. Nothing is written then.
     """
-    root = _root(Path(source))
+    root = find_root(source, "SPEAKERS.TXT", ["LibriSpeech"], subsets, Path(out) / "unpacked")
     readers = read_readers(root / "SPEAKERS.TXT")
     _check_subsets(root, subsets)
     tables: dict[str, dict[str, str]] = {}
@@ -109,16 +111,6 @@ def read_readers(path: PathLike) -> dict[str, Reader]:
             readers[fields[0]] = Reader(fields[1].lower(), fields[2])
     raise_problems(f"{path}: not lines 'ID | F or M | SUBSET | MINUTES | NAME'", faults)
     return readers
-
-
-def _root(source: Path) -> Path:
-    for folder in (source, source / "LibriSpeech"):
-        if (folder / "SPEAKERS.TXT").is_file():
-            return folder
-    raise DataError(
-        f"{source}: no SPEAKERS.TXT here or in LibriSpeech/; give the folder into which the "
-        f"archives of {_ARCHIVES} were unpacked"
-    )
 
 
 def _check_subsets(root: Path, subsets: Sequence[str]) -> None:

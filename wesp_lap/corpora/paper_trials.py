@@ -12,12 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wesp_lap.corpora.trial_sampling import sample_trials
-from wesp_lap.kaldi.trials import Trials
+from wesp_lap.errors import DataError
+from wesp_lap.files import PathLike
+from wesp_lap.kaldi.datadir import DataDir
+from wesp_lap.kaldi.problems import some
+from wesp_lap.kaldi.trials import Trials, write_trials
+from wesp_lap.log import get_logger
 
 SEED = 42
 VCTK_TRIALS = 8000
 LIBRISPEECH_TRIALS = 16000
 VOX2_TRIALS = 32000
+VOX2_TEST_SPEAKERS = 118
 _THOUSAND = 1000
 
 
@@ -76,6 +82,31 @@ def vox2_test_validation_trials(
         seed=seed,
         whole_rounds=True,
     )
+
+
+def write_vox2_validation(
+    data: PathLike, out: PathLike, per_label: int = VOX2_TRIALS, seed: int = SEED
+) -> Trials:
+    """Write ``vox2_test_validation_trials`` of a data directory as prepare_voxceleb makes it.
+
+    Raises:
+        DataError: keys that do not name their video, or too few utterances.
+    """
+    utt2spk = DataDir.load(data).utt2spk
+    odd = [key for key in utt2spk if key.count("/") != 2]
+    if odd:
+        raise DataError(
+            f"{data}: {len(odd)} keys are not SPEAKER/VIDEO/FILE, which tell the video: {some(odd)}"
+        )
+    utt2video = {key: key.rsplit("/", 1)[0] for key in utt2spk}
+    trials = vox2_test_validation_trials(utt2spk, utt2video, per_label, seed)
+    speakers = len(set(utt2spk.values()))
+    if speakers != VOX2_TEST_SPEAKERS:
+        get_logger().warning(
+            "%s: %d speakers, the test set of VoxCeleb2 has %d", data, speakers, VOX2_TEST_SPEAKERS
+        )
+    write_trials(out, trials)
+    return trials
 
 
 def _in_rounds(

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from wesp_lap.corpora.convert import convert_to_16k
 from wesp_lap.corpora.paper_trials import SEED, VCTK_TRIALS, vctk_trials
+from wesp_lap.corpora.roots import find_root
 from wesp_lap.corpora.scan import scan_audio, write_data_dir
 from wesp_lap.errors import ConfigError, DataError, raise_problems
 from wesp_lap.files import PathLike
@@ -33,7 +34,7 @@ DROPPED_SPEAKERS = ("p280", "p315")
 HELD_OUT = 18
 FIRST_PROMPT = 25
 _SUFFIXES = (".flac", ".wav")
-_ROOTS = ("", "VCTK-Corpus-0.92", "VCTK-Corpus")
+_ROOTS = _ARCHIVES = ("VCTK-Corpus-0.92", "VCTK-Corpus")
 _AUDIO = ("wav48_silence_trimmed", "wav48")
 _FILE = re.compile(r"(?P<key>(?P<speaker>[ps]\d+)_(?P<prompt>\d{3}))(_(?P<microphone>mic\d))?")
 _SETS = ("train", "val", "test")
@@ -74,7 +75,8 @@ def prepare_vctk(
 
     Args:
         out: folder for the data directories.
-        source: folder with speaker-info.txt, or the one above it.
+        source: folder with speaker-info.txt, or the one above it, or the archive or its folder,
+            which is then unpacked to OUT/unpacked.
         split: "published" holds out the speakers of the paper's code; "drawn" draws them by seed,
             half of them women where there are enough.
         held_out: speakers in each of val and test when they are drawn.
@@ -92,7 +94,7 @@ def prepare_vctk(
         DataError: files or speakers that are not as published, or too few utterances for the
             trials; this is known before audio is converted.
     """
-    root = _root(Path(source))
+    root = find_root(source, "speaker-info.txt", _ROOTS, _ARCHIVES, Path(out) / "unpacked")
     info = read_speaker_info(root / "speaker-info.txt")
     files = _collect(root, info, microphone, first_prompt, drop)
     names = sorted({file.speaker for file in files})
@@ -169,16 +171,6 @@ def draw_split(genders: Mapping[str, str], held_out: int, seed: int = SEED) -> d
         chosen = [left["f"].pop() for _ in range(women)]
         sets[name] = sorted(chosen + [left["m"].pop() for _ in range(held_out - women)])
     return {"train": sorted(left["f"] + left["m"]), **sets}
-
-
-def _root(source: Path) -> Path:
-    for name in _ROOTS:
-        if (source / name / "speaker-info.txt").is_file():
-            return source / name
-    raise DataError(
-        f"{source}: no speaker-info.txt here or in VCTK-Corpus; give the folder into which the "
-        "archive of VCTK was unpacked"
-    )
 
 
 def _published(names: Sequence[str]) -> dict[str, list[str]]:
