@@ -376,10 +376,14 @@ def test_speakers_in_two_places(corpora, tmp_path):
     assert "1 speakers are in both corpora: id00001" in text
 
 
-def test_empty_files_are_named(corpora, tmp_path):
-    path = corpora[1] / "data/id10000/vlog-01-009.flac"
-    path.write_bytes(b"")
-    assert f"{path}: empty file" in fault(tmp_path / "out", *corpora)
+def test_empty_files_are_named_and_nothing_else(corpora, tmp_path):
+    paths = [corpus / "data/id00001/vlog-01-009.flac" for corpus in corpora]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    text = fault(tmp_path / "out", *corpora)
+    assert all(f"{path}: empty file" in text for path in paths)
+    assert "(2 problems)" in text and " not in " not in text
 
 
 def test_the_first_release_is_recognised(corpora, tmp_path):

@@ -55,12 +55,14 @@ class Corpus:
             all without suffix, since the lists write .wav for files that are FLAC.
         speakers: those that its list of speakers names (dev/dev.lst or spk.lst), or else all.
         faults: what is wrong, one sentence each.
+        scanned: ``files`` is complete; else nothing is said of files that are not in it.
     """
 
     root: Path
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     speakers: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    scanned: bool = True
 
 
 @dataclass
@@ -111,6 +113,7 @@ def read_corpus(path: Path, published: Published) -> Corpus:
     missing = [part for part in published.parts if not (root / part).is_dir()]
     if missing:
         corpus.faults.append(_not_there(path, root, missing, published.archives))
+        corpus.scanned = False
     for part in published.parts:
         if part not in missing:
             _scan(corpus, root / part)
@@ -120,7 +123,7 @@ def read_corpus(path: Path, published: Published) -> Corpus:
     if table.is_file():
         corpus.speakers = sorted({row[0].split("/")[0] for _, row in _rows(table)})
         lost = sorted(set(corpus.speakers) - set(found))
-        if lost and "data" not in missing:
+        if lost and corpus.scanned:
             text = f"{table}: {len(lost)} speakers without a file in data/: {some(lost)}"
             corpus.faults.append(text)
     return corpus
@@ -150,6 +153,7 @@ def _scan(corpus: Corpus, folder: Path) -> None:
         files = scan_audio(folder, depth=2, suffixes=_SUFFIXES)
     except DataError as error:
         corpus.faults.append(str(error))
+        corpus.scanned = False
         return
     if not files:
         corpus.faults.append(f"{folder}: no .flac or .wav files in folders below it")
@@ -178,7 +182,7 @@ def read_lists(corpus: Corpus) -> EvalLists:
         lists.trials.append((model, test, int(label == "1")))
     if not lists.faults:
         lists.faults += _disagreements(folder, lists)
-        lists.faults += _missing_files(folder, corpus, lists)
+        lists.faults += _missing_files(folder, corpus, lists) if corpus.scanned else []
     return lists
 
 
