@@ -120,7 +120,9 @@ def test_missing_rooms_and_responses_are_named(tmp_path):
     assert rooms.level == "warning" and "no recordings in simulated_rirs/smallroom/" in rooms.text
     assert real.level == "error"
     assert f"1 of 1 responses are not there: RIRS_NOISES/{REAL}/real_1.wav" in real.text
-    (rirs / REAL / "rir_list").unlink()
+    (rirs / REAL / "rir_list").rename(rirs / "rir_list")
+    assert f"{rirs / 'rir_list'}: 1 of 1" in check_rirs(tmp_path)[-1].text
+    (rirs / "rir_list").unlink()
     assert "rir_list: no such file" in check_rirs(tmp_path)[-1].text
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from wesp_lap.corpora.machine import (
 )
 from wesp_lap.corpora.preflight import Inputs, check_inputs
 from wesp_lap.corpora.trial_lists import Published
+from wesp_lap.corpora.voxceleb import prepare_voxceleb
 from wesp_lap.training import ready
 from wesp_lap.training.ready import check_gpus, check_settings, check_weights
 
@@ -115,8 +117,6 @@ def test_no_corpus_where_one_is_named_is_an_error_of_the_table(tmp_path):
 
 
 def test_archives_need_room_until_they_are_unpacked(tmp_path, monkeypatch):
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "vox2_dev_aac.zip", "w") as package:
         package.writestr("dev/aac/id00012/v/1.m4a", os.urandom(100_000))
     inputs = Inputs(vox2=[tmp_path / "vox2_dev_aac.zip"])
@@ -124,12 +124,27 @@ def test_archives_need_room_until_they_are_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     disk = by_name(check_inputs(inputs, tmp_path / "data"), "disk")
     assert disk[0].level == "warning"  # 2,360 h of FLAC
-    assert "shards of 2,360 h of speech and unpacked archives: about 146.3 GB" in disk[0].text
+    assert "shards of 2,360.0 h of speech and unpacked archives: about 146.3 GB" in disk[0].text
     usage.free = 10**9
     assert by_name(check_inputs(inputs, tmp_path), "disk")[0].level == "error"
     content = (tmp_path / "vox2_dev_aac.zip").read_bytes()
     (tmp_path / "vox2_dev_aac.zip").write_bytes(content[:-60])
     assert "the end of the zip archive is missing" in errors(check_inputs(inputs, tmp_path))[0].text
+
+
+def test_archives_that_were_unpacked_before_are_counted_by_their_files(tmp_path):
+    for key in KEYS:
+        write_wav(tmp_path / "x" / f"{key}.wav")
+    with zipfile.ZipFile(tmp_path / "vox1_test_wav.zip", "w") as package:
+        for key in KEYS:
+            package.write(tmp_path / "x" / f"{key}.wav", f"wav/{key}.wav")
+    archive = tmp_path / "vox1_test_wav.zip"
+    inputs = Inputs(vox1=[archive])
+    before = by_name(check_inputs(inputs, tmp_path / "data"), "vox1_test")
+    assert "GB to unpack" in before[0].text
+    prepare_voxceleb(tmp_path / "data", [archive])
+    after = by_name(check_inputs(inputs, tmp_path / "data"), "vox1_test")
+    assert after[0].text == "4 utterances, 2 speakers"
 
 
 def test_shards_that_are_there_need_no_more_room(tmp_path, monkeypatch):
@@ -141,7 +156,7 @@ def test_shards_that_are_there_need_no_more_room(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "check_ffmpeg", lambda _: [])
     inputs = Inputs(vox2=[tmp_path / "vox2"])
     assert (
-        "shards of 3 h of speech: about 0.2 GB"
+        "shards of 3.0 h of speech: about 0.2 GB"
         in by_name(check_inputs(inputs, tmp_path / "data"), "disk")[0].text
     )
     shard = tmp_path / "data" / "vox2_dev" / "shards" / "s_000000000.tar"

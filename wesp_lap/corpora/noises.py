@@ -117,7 +117,8 @@ def _without_layout(place: Path, layout: _Layout, mend: str) -> list[Problem]:
 
 
 def _real_responses(root: Path) -> list[Problem]:
-    table = root / _REAL / "rir_list"
+    tables = (root / _REAL / "rir_list", root / "rir_list")
+    table = next((path for path in tables if path.is_file()), tables[0])
     if not table.is_file():
         text = f"{table}: no such file, so only simulated rooms are used"
         return [Problem("warning", text, "unpack RIRS_NOISES again to use the real ones too")]

@@ -102,16 +102,13 @@ def check_inputs(
 def _voxceleb(
     inputs: Inputs, data: Path, found: _Found, published: Mapping[str, Published]
 ) -> list[Check]:
-    corpus = find_voxceleb(inputs.vox1, inputs.vox2, inputs.vox2_test_speakers)
+    corpus = _find_voxceleb(inputs, data / "unpacked")
     checks = []
     for name, files in corpus.files.items():
         speakers = len(speakers_of(files))
         checks.append(ok(name, f"{len(files):,} utterances, {speakers:,} speakers"))
     for name, archive in corpus.archives.items():
         check_end(archive)
-        if (data / "unpacked" / name / stamp_name(archive)).is_file():
-            checks.append(ok(name, f"{archive.name}: unpacked before"))
-            continue
         found.unpacked_bytes += _UNPACKED * archive.size
         checks.append(ok(name, f"{archive.name}: {archive.size / 1e9:.1f} GB to unpack"))
     checks += from_problems("voxceleb", corpus.problems)
@@ -124,12 +121,28 @@ def _voxceleb(
     return checks + _examples("voxceleb", paths) + _trials(inputs, corpus, published)
 
 
+def _find_voxceleb(inputs: Inputs, unpacked: Path) -> VoxCeleb:
+    """Find the corpus, in folders that an earlier run has unpacked as well."""
+    corpus = find_voxceleb(inputs.vox1, inputs.vox2, inputs.vox2_test_speakers)
+    done = [
+        unpacked / name
+        for name, archive in corpus.archives.items()
+        if (unpacked / name / stamp_name(archive)).is_file()
+    ]
+    if not done:
+        return corpus
+    vox1 = [*inputs.vox1, *(path for path in done if path.name.startswith("vox1"))]
+    vox2 = [*inputs.vox2, *(path for path in done if path.name.startswith("vox2"))]
+    return find_voxceleb(vox1, vox2, inputs.vox2_test_speakers)
+
+
 def _trials(
     inputs: Inputs, corpus: VoxCeleb | None, published: Mapping[str, Published]
 ) -> list[Check]:
     checks = []
+    test = () if corpus is None else corpus.files.get("vox1_test", ())
     for path in inputs.trials:
-        one = read_list(path, published)
+        one = read_list(path, published, part=len(test) < SIZES["vox1_test"].utterances)
         problems = list(one.problems)
         if corpus is not None and not any(name.startswith("vox1") for name in corpus.archives):
             problems += missing_utterances(one, corpus.vox1_utterances, corpus.vox1_parts)
@@ -224,7 +237,7 @@ def _disk(data: Path, found: _Found) -> list[Check]:
         return []
     shards = (path for depth in ("*", "*/*") for path in data.glob(f"{depth}/shards/*.tar"))
     there = sum(path.stat().st_size for path in shards)
-    what = f"shards of {found.train_hours:,.0f} h of speech"
+    what = f"shards of {found.train_hours:,.1f} h of speech"
     if found.unpacked_bytes:
         what += " and unpacked archives"
     place = data
