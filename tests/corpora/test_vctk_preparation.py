@@ -175,6 +175,18 @@ def test_the_older_release_and_its_bare_numbers(tmp_path):
     assert sorted({key[-3:] for key in result["val"].utt2spk}) == ["030", "031"]
 
 
+def test_a_published_list_takes_the_place_of_a_drawn_one(published, tmp_path):
+    path = tmp_path / "trials-valid.csv"
+    path.write_text("LABEL,SAMPLE1,SAMPLE2\n1,p229/p229_025.wav,p229/p229_026.wav\n")
+    prepare_vctk(tmp_path / "out", published, per_label=100, jobs=1, val_trials=path)
+    lists = tmp_path / "out" / "trials"
+    assert (lists / "vctk_val.kaldi").read_text() == "p229_025 p229_026 target\n"
+    assert len(read_trials(lists / "vctk_test.kaldi")) > 200
+    path.write_text("LABEL,SAMPLE1,SAMPLE2\n1,p230/p230_025.wav,p230/p230_026.wav\n")
+    with pytest.raises(DataError, match=r"valid\.csv:2: no utterance p230_025, p230_026"):
+        prepare_vctk(tmp_path / "other", published, per_label=100, jobs=1, val_trials=path)
+
+
 def test_the_published_archive_is_unpacked(tmp_path):
     """The zip of release 0.92 has no folder around its content."""
     root = newer_release(tmp_path / "content", speakers(10), (25, 26))

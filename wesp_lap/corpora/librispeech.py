@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wesp_lap.corpora.paper_trials import LIBRISPEECH_TRIALS, SEED, librispeech_trials
+from wesp_lap.corpora.published_trials import read_published
 from wesp_lap.corpora.roots import find_root
 from wesp_lap.corpora.scan import scan_audio, write_data_dir
 from wesp_lap.errors import DataError, problem_list, raise_problems
@@ -44,6 +45,8 @@ def prepare_librispeech(
     per_label: int = LIBRISPEECH_TRIALS,
     seed: int = SEED,
     allow_missing: bool = False,
+    val_trials: PathLike | None = None,
+    test_trials: PathLike | None = None,
 ) -> dict[str, DataDir]:
     """Write OUT/{train,val,test} and OUT/trials/librispeech_{val,test}.kaldi.
 
@@ -60,6 +63,8 @@ def prepare_librispeech(
         per_label: non-target trials per list, before they are rounded up.
         seed: of the trials.
         allow_missing: go on when speakers of SPEAKERS.TXT have no files.
+        val_trials: published list to take for val, see ``read_published``; by default one is drawn.
+        test_trials: the same for test.
 
     Returns:
         The data directories by name.
@@ -82,11 +87,12 @@ def prepare_librispeech(
         _check_whole(root, readers, subsets, tables)
     genders = {speaker: reader.gender for speaker, reader in readers.items()}
     utt2spk = {name: {key: _speaker(key) for key in wav} for name, wav in tables.items()}
-    lists = {
-        name: librispeech_trials(utt2spk[name], genders, per_label, seed)
-        for name in SETS
-        if name != "train"
-    }
+    lists = {}
+    for name, given in (("val", val_trials), ("test", test_trials)):
+        if given is not None:
+            lists[name] = read_published(given, utt2spk[name])
+        else:
+            lists[name] = librispeech_trials(utt2spk[name], genders, per_label, seed)
     result = {}
     for name, wav in tables.items():
         result[name] = write_data_dir(Path(out) / name, wav, utt2spk[name])

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from wesp_lap.corpora.convert import convert_to_16k
 from wesp_lap.corpora.paper_trials import SEED, VCTK_TRIALS, vctk_trials
+from wesp_lap.corpora.published_trials import read_published
 from wesp_lap.corpora.roots import find_root
 from wesp_lap.corpora.scan import scan_audio, write_data_dir
 from wesp_lap.errors import ConfigError, DataError, raise_problems
@@ -64,6 +65,8 @@ def prepare_vctk(
     per_label: int = VCTK_TRIALS,
     seed: int = SEED,
     jobs: int = 0,
+    val_trials: PathLike | None = None,
+    test_trials: PathLike | None = None,
 ) -> dict[str, DataDir]:
     """Write OUT/{train,val,test}, OUT/trials/vctk_{val,test}.kaldi and OUT/flac16k.
 
@@ -86,6 +89,8 @@ def prepare_vctk(
         per_label: target trials per list, and non-target trials, before they are rounded up.
         seed: of the trials, and of speakers that are drawn.
         jobs: processes that convert audio; 0 for one per core.
+        val_trials: published list to take for val, see ``read_published``; by default one is drawn.
+        test_trials: the same for test.
 
     Returns:
         The data directories by name.
@@ -105,10 +110,12 @@ def prepare_vctk(
         name: {file.key: file.speaker for file in files if file.speaker in sets[name]}
         for name in _SETS
     }
-    lists = {
-        name: vctk_trials(utt2spk[name], genders, accents, per_label, seed)
-        for name in ("val", "test")
-    }
+    lists = {}
+    for name, given in (("val", val_trials), ("test", test_trials)):
+        if given is not None:
+            lists[name] = read_published(given, utt2spk[name])
+        else:
+            lists[name] = vctk_trials(utt2spk[name], genders, accents, per_label, seed)
     target = Path(out)
     # By microphone: the other one's files have the same keys.
     folder = target / "flac16k" / microphone

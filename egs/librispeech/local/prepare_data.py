@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wesp_lap.cli import run_command
-from wesp_lap.corpora.librispeech import prepare_librispeech
+from wesp_lap.corpora.librispeech import SUBSETS, prepare_librispeech
 
 
 def prepare_data(
@@ -13,6 +13,8 @@ def prepare_data(
     per_label: int = 16000,
     seed: int = 42,
     allow_missing: bool = False,
+    val_trials: str | None = None,
+    test_trials: str | None = None,
 ) -> None:
     """Write OUT/train, OUT/val, OUT/test and OUT/trials/librispeech_{val,test}.kaldi.
 
@@ -23,10 +25,18 @@ def prepare_data(
         per_label: Non-target trials per list, before they are rounded up; about as many targets.
         seed: Seed of the trials.
         allow_missing: Go on when speakers have no files.
+        val_trials: Published list (trials-dev.csv) to take instead of drawing one.
+        test_trials: Published list (trials-test.csv) to take instead of drawing one.
     """
-    options = {"subsets": tuple(subsets)} if subsets else {}
     made = prepare_librispeech(
-        out, librispeech, per_label=per_label, seed=seed, allow_missing=allow_missing, **options
+        out,
+        librispeech,
+        tuple(subsets or SUBSETS),
+        per_label,
+        seed,
+        allow_missing,
+        val_trials,
+        test_trials,
     )
     for data in made.values():
         print(f"{data.path}: {len(data.utt2spk):,} utterances, {len(data.spk2utt):,} speakers")

@@ -19,6 +19,8 @@ def prepare_data(
     per_label: int = 8000,
     seed: int = 42,
     nj: int = 0,
+    val_trials: str | None = None,
+    test_trials: str | None = None,
 ) -> None:
     """Write OUT/train, OUT/val, OUT/test, OUT/flac16k and OUT/trials/vctk_{val,test}.kaldi.
 
@@ -33,10 +35,22 @@ def prepare_data(
         per_label: Target trials per list, and non-target trials, before they are rounded up.
         seed: Seed of the trials, and of speakers that are drawn.
         nj: Processes that convert audio; 0 for one per core.
+        val_trials: Published list (trials-valid.csv) to take instead of drawing one.
+        test_trials: Published list (trials-test.csv) to take instead of drawing one.
     """
-    dropped = DROPPED_SPEAKERS if drop is None else tuple(drop)
     made = prepare_vctk(
-        out, vctk, split, held_out, microphone, first_prompt, dropped, per_label, seed, nj
+        out,
+        vctk,
+        split,
+        held_out,
+        microphone,
+        first_prompt,
+        tuple(drop or DROPPED_SPEAKERS),
+        per_label,
+        seed,
+        nj,
+        val_trials,
+        test_trials,
     )
     for data in made.values():
         print(f"{data.path}: {len(data.utt2spk):,} utterances, {len(data.spk2utt):,} speakers")
