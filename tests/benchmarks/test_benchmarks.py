@@ -23,6 +23,16 @@ SMALL = {
         "1",
     ],
     "checkpoints": ["--model", "tiny", "--rounds", "1"],
+    "clusters": [
+        "--utterances",
+        "20",
+        "--rounds",
+        "1",
+        "--frames",
+        "5000",
+        "--store_utterances",
+        "100",
+    ],
     "conversion": ["--utterances", "12", "--rounds", "1", "--seconds", "1"],
     "packing": ["--utterances", "12", "--rounds", "1"],
     "extraction": ["--utterances", "4", "--rounds", "1"],
@@ -33,6 +43,7 @@ SMALL = {
 }
 LAST_WORDS = {
     "checkpoints": "busy",
+    "clusters": "x real time",
     "conversion": "x real time",
     "learning": "superb_astp",
     "packing": "ratio",

@@ -1,4 +1,4 @@
-"""Labels of every utterance of a corpus, found by key in memory-mapped files.
+"""Labels of every utterance of a corpus, found by key without loading them.
 
 ``labels.bin`` holds the labels of all utterances one after the other, ``labels.keys`` their names,
 ``labels.index`` where they are, and ``labels.json``, written last, what they are. Format:
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,9 @@ _ENCODER = Framing(window=400, shift=320)
 
 
 class LabelStore:
-    """The labels of a corpus; costs no memory but the pages that are looked at.
+    """The labels of a corpus; in memory are those parts of the index alone that are looked at.
 
-    Sent to another process, it opens the files again there.
+    May be used by several threads. Sent to another process, it opens the files again there.
 
     Attributes:
         folder: Where it lies.
@@ -62,10 +64,11 @@ class LabelStore:
         self.framing = Framing(**record["framing"])
         self.rate = self.framing.rate
         self.digest = str(record["digest"])
-        self._labels = _mapped(folder / LABELS_FILE, LABEL_TYPE)
+        # Read and not mapped: what is mapped around every crop would pile up as memory.
+        self._labels = os.open(folder / LABELS_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._labels)
         self._index = _mapped(folder / INDEX_FILE, INDEX_TYPE)
-        self._names = _mapped(folder / KEYS_FILE, np.dtype("u1"))
-        # Fields of a row are slow to take one by one from a record array.
+        self._names = _mapped(folder / KEYS_FILE, np.dtype("u1")).data
         self._hashes = self._index["hash"]
 
     @classmethod
@@ -117,7 +120,8 @@ class LabelStore:
         Raises:
             DataError: it has none.
         """
-        return self._labels[self._span(key)]
+        first, count = self._place(key)
+        return self._read(first, count)
 
     def frames_for(self, num_samples: int) -> int:
         """Return how many labels a number of samples at 16 kHz has."""
@@ -145,10 +149,12 @@ class LabelStore:
         Raises:
             DataError: the utterance has no labels.
         """
-        labels = self.labels(key)[round(self.rate * start / sample_rate) :]
+        first, count = self._place(key)
+        skipped = min(round(self.rate * start / sample_rate), count)
         ratio = self.rate * _ENCODER.shift / sample_rate
         places = np.floor(np.arange(_ENCODER.count(num_samples)) * ratio).astype(np.int64)
-        return labels[places[: np.searchsorted(places, len(labels))]]
+        places = places[: np.searchsorted(places, count - skipped)]
+        return self._read(first + skipped, int(places[-1]) + 1 if len(places) else 0)[places]
 
     def check(self, keys: Sequence[str], samples: Sequence[int], tolerance: int = 3) -> None:
         """See whether these utterances have labels, and as many as their audio is long.
@@ -161,15 +167,18 @@ class LabelStore:
         Raises:
             DataError: some have none, or others; both kinds are counted, and the first named.
         """
-        missing, wrong = [], []
-        for key, length in zip(keys, samples, strict=True):
-            row = self._find(key.encode())
-            if row is None:
-                missing.append(key)
-                continue
-            count, wanted = int(self._index[row]["count"]), self.frames_for(int(length))
-            if abs(count - wanted) > tolerance:
-                wrong.append(f"{key}: {count} labels, but {length} samples have {wanted}")
+        rows = self._rows([key.encode() for key in keys])
+        lengths = np.asarray(samples, np.int64)
+        framing, found = self.framing, rows >= 0
+        wanted = np.maximum(0, (lengths - framing.window) // framing.shift + 1)
+        counts = self._index["count"][rows[found]]
+        off = np.flatnonzero(found)[np.abs(counts - wanted[found]) > tolerance].tolist()
+        missing = [keys[place] for place in np.flatnonzero(~found).tolist()]
+        wrong = [
+            f"{keys[place]}: {self._index['count'][rows[place]]} labels, but {lengths[place]} "
+            f"samples have {wanted[place]}"
+            for place in off
+        ]
         problems = wrong[:_NAMED]
         if missing:
             problems.append(f"{len(missing)} utterances have none: {_some(missing)}")
@@ -179,12 +188,20 @@ class LabelStore:
             mend = "Make the labels of this corpus: python -m wesp_lap.bin.make_labels"
             raise DataError(problem_list(f"{self.folder}: labels of other audio", problems, mend))
 
-    def _span(self, key: str) -> slice:
+    def _place(self, key: str) -> tuple[int, int]:
+        """Return where the labels of an utterance begin, and how many they are."""
         row = self._find(key.encode())
         if row is None:
             raise DataError(f"{self.folder}: utterance '{key}' has no labels")
         _, first, _, _, count, _ = self._index[row].item()
-        return slice(first, first + count)
+        return first, count
+
+    def _read(self, first: int, count: int) -> np.ndarray:
+        size = LABEL_TYPE.itemsize
+        content = os.pread(self._labels, count * size, first * size)
+        if len(content) != count * size:
+            raise DataError(f"{self.folder / LABELS_FILE}: cut short since it was opened")
+        return np.frombuffer(content, LABEL_TYPE)
 
     def _find(self, name: bytes) -> int | None:
         """Return the line of the index with this name; names may share a hash."""
@@ -194,10 +211,22 @@ class LabelStore:
             found, _, place, _, _, length = self._index[row].item()
             if found != wanted:
                 return None
-            if self._names[place : place + length].tobytes() == name:
+            if self._names[place : place + length] == name:
                 return row
             row += 1
         return None
+
+    def _rows(self, names: Sequence[bytes]) -> np.ndarray:
+        """Return the line of each name at once, -1 for those that are not there, int64 (n,)."""
+        hashes = np.fromiter(map(key_hash, names), np.uint64, len(names))
+        rows = np.searchsorted(self._hashes, hashes)
+        lines = self._index[np.minimum(rows, len(self._index) - 1)]
+        for number, (name, line) in enumerate(zip(names, lines, strict=True)):
+            _, _, place, _, _, length = line.item()
+            if self._names[place : place + length] != name:
+                row = self._find(name)
+                rows[number] = -1 if row is None else row
+        return rows
 
 
 def key_hash(name: bytes) -> int:
@@ -231,8 +260,6 @@ def write_text(store: LabelStore, path: PathLike) -> None:
 
 
 def _mapped(path: Path, kind: np.dtype) -> np.ndarray:
-    if not path.stat().st_size:
-        return np.zeros(0, kind)
     return np.memmap(path, kind, "r").view(np.ndarray)
 
 
