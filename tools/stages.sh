@@ -3,6 +3,7 @@
 #   train eval     Kaldi data directories as the user has them
 #   trials         trial lists on eval, with commas between them
 #   enroll_map     "model utt1 utt2 ..." when the first trial column names models; may be empty
+#   trial_speakers   speaker of every id of the trials, where eval does not tell; may be empty
 #   musan rirs     noises and room responses, or empty for none
 #   exp_dir        results and one folder per phase are written here
 #   data           data directories, shards and noise bank are written here; empty: exp_dir/data
@@ -168,7 +169,7 @@ stage_checks() {
   $one_phase || words+=(--phases "$listed")
   [ -z "$musan" ] || words+=(--musan "$musan")
   [ -z "$rirs" ] || words+=(--rirs "$rirs")
-  run preflight "${words[@]}" "$@" -- ${overrides[@]+"${overrides[@]}"}
+  run preflight "${words[@]}" "$@" ${overrides[@]+"${overrides[@]}"}
 }
 
 # Stage 1: checked copies of the data directories with absolute paths and durations.
@@ -364,8 +365,10 @@ stage_report() {
     [ "$scored" -eq 1 ] || scores+=$phase=
     scores+=$exp_dir/$phase/scores
   done
-  # Confidence intervals take the speakers of both sides; models of an enrolment map have no line.
-  [ -n "$enroll_map" ] || options+=(--bootstrap 1000 --utt2spk "$eval_dir/utt2spk")
+  # Confidence intervals take the speakers of both sides, also of the models of an enrolment map.
+  if [ -z "$enroll_map" ] || [ -n "${trial_speakers-}" ]; then
+    options+=(--bootstrap 1000 --utt2spk "${trial_speakers:-$eval_dir/utt2spk}")
+  fi
   # shellcheck disable=SC2086  # several words are meant
   run report --trials "$trials" --scores "$scores" --out "$exp_dir" --phases "$dirs" \
     --note "$note" ${options[@]+"${options[@]}"} ${report_words[@]+"${report_words[@]}"} \

@@ -73,6 +73,7 @@ train=$data/$corpus/train eval=$data/$corpus/eval
 train_dir=$data/train_$corpus eval_dir=$data/eval_cnceleb
 trials=$eval/trials/CNC-Eval-Avg.lst,$eval/trials/CNC-Eval-Concat.lst
 enroll_map=$eval/enroll.map
+trial_speakers=$eval/by/speaker
 report_words=(--by "$eval/by/test_genre")
 
 if run_stage -1 "download"; then

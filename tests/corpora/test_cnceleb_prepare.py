@@ -209,6 +209,9 @@ def test_a_model_of_several_genres_is_mixed(corpora, tmp_path):
     prepare_cnceleb(tmp_path / "out", *corpora, nj=1)
     assert read_table(tmp_path / "out/eval/by/genre")["id00800-enroll"] == "mixed"
     assert read_table(tmp_path / "out/eval/by/genre")["id00801-enroll"] != "mixed"
+    speakers = read_table(tmp_path / "out/eval/by/speaker")
+    assert speakers["id00800-enroll"] == speakers["enroll/id00800-enroll.wav"] == "id00800"
+    assert {key[5:12] for key in speakers if key.startswith("test/")} == set(speakers.values())
 
 
 def test_cnceleb1_alone_without_its_list_of_speakers(corpora, tmp_path):

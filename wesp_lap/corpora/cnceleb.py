@@ -56,7 +56,8 @@ def prepare_cnceleb(
     trials/CNC-Eval-Avg.lst names models, whose embedding is the mean over the utterances of
     enroll.map; trials/CNC-Eval-Concat.lst names the concatenated recordings. enroll.map serves
     both: in it, a recording is a model of one utterance. by/genre gives the genre of both sides of
-    the trials; by/test_genre that of the test side, and ``*`` for every enrolment.
+    the trials; by/test_genre that of the test side, and ``*`` for every enrolment; by/speaker the
+    speaker.
 
     A finished run is known by its stamp; an unfinished one goes on where it stopped.
 
@@ -223,8 +224,11 @@ def _write_eval(folder: Path, corpus: Corpus, lists: EvalLists) -> list[Path]:
     write_table(folder / "enroll.map", {**models, **alone})
     _write_trials(folder / "trials", lists)
     _write_genres(folder / "by", lists)
+    speakers = {key: speaker_of(key) for key in (*alone, *(test for _, test, _ in lists.trials))}
+    speakers |= {model: model.split("-", 1)[0] for model in models}
+    write_table(folder / "by" / "speaker", speakers)
     _say(folder, wav, seconds, f"{len(models)} models, {len(lists.trials)} trials in each list")
-    names = [*_TABLES, "enroll.map", "by/genre", "by/test_genre"]
+    names = [*_TABLES, "enroll.map", "by/genre", "by/test_genre", "by/speaker"]
     return [folder / name for name in (*names, f"trials/{_AVERAGE}", f"trials/{_CONCATENATED}")]
 
 
