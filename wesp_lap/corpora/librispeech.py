@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wesp_lap.corpora.paper_trials import LIBRISPEECH_TRIALS, SEED, librispeech_trials
-from wesp_lap.corpora.published_trials import read_published
 from wesp_lap.corpora.roots import find_root
-from wesp_lap.corpora.scan import scan_audio, write_data_dir
+from wesp_lap.corpora.scan import scan_audio
+from wesp_lap.corpora.speaker_sets import get_trials, write_sets
 from wesp_lap.errors import DataError, problem_list, raise_problems
 from wesp_lap.files import PathLike
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.kaldi.problems import some
-from wesp_lap.kaldi.tables import read_lines, write_table
-from wesp_lap.kaldi.trials import write_trials
+from wesp_lap.kaldi.tables import read_lines
 
 SUBSETS = (
     "train-clean-100",
@@ -87,20 +86,12 @@ def prepare_librispeech(
         _check_whole(root, readers, subsets, tables)
     genders = {speaker: reader.gender for speaker, reader in readers.items()}
     utt2spk = {name: {key: _speaker(key) for key in wav} for name, wav in tables.items()}
-    lists = {}
-    for name, given in (("val", val_trials), ("test", test_trials)):
-        if given is not None:
-            lists[name] = read_published(given, utt2spk[name])
-        else:
-            lists[name] = librispeech_trials(utt2spk[name], genders, per_label, seed)
-    result = {}
-    for name, wav in tables.items():
-        result[name] = write_data_dir(Path(out) / name, wav, utt2spk[name])
-        table = {speaker: genders[speaker] for speaker in set(utt2spk[name].values())}
-        write_table(Path(out) / name / "spk2gender", table)
-    for name, trials in lists.items():
-        write_trials(Path(out) / "trials" / f"librispeech_{name}.kaldi", trials)
-    return result
+    lists = get_trials(
+        utt2spk,
+        {"val": val_trials, "test": test_trials},
+        lambda speakers: librispeech_trials(speakers, genders, per_label, seed),
+    )
+    return write_sets(out, "librispeech", tables, utt2spk, {"spk2gender": genders}, lists)
 
 
 def read_readers(path: PathLike) -> dict[str, Reader]:

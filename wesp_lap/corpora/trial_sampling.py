@@ -196,7 +196,9 @@ def _cells(
     people: People, match: Mapping[str, Mapping[str, str]]
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return the name of each cell, and both sides of its pairs of speakers."""
-    one, other = np.triu_indices(len(people.names), 1)
+    # Of thousands of speakers there are millions of pairs.
+    sides = np.triu_indices(len(people.names), 1)
+    one, other = (side.astype(np.int32) for side in sides)
     shared = []
     for table in match.values():
         values = np.unique([table[name] for name in people.names], return_inverse=True)[1]

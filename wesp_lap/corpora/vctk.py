@@ -9,15 +9,14 @@ from typing import Literal, NamedTuple
 
 from wesp_lap.corpora.convert import convert_to_16k
 from wesp_lap.corpora.paper_trials import SEED, VCTK_TRIALS, vctk_trials
-from wesp_lap.corpora.published_trials import read_published
 from wesp_lap.corpora.roots import find_root
-from wesp_lap.corpora.scan import scan_audio, write_data_dir
+from wesp_lap.corpora.scan import scan_audio
+from wesp_lap.corpora.speaker_sets import get_trials, write_sets
 from wesp_lap.errors import ConfigError, DataError, raise_problems
 from wesp_lap.files import PathLike
 from wesp_lap.kaldi.datadir import DataDir
 from wesp_lap.kaldi.problems import some
-from wesp_lap.kaldi.tables import read_lines, write_table
-from wesp_lap.kaldi.trials import write_trials
+from wesp_lap.kaldi.tables import read_lines
 from wesp_lap.seeding import generator
 
 # The paper gives numbers of speakers only; these are the lists of its published code.
@@ -110,26 +109,20 @@ def prepare_vctk(
         name: {file.key: file.speaker for file in files if file.speaker in sets[name]}
         for name in _SETS
     }
-    lists = {}
-    for name, given in (("val", val_trials), ("test", test_trials)):
-        if given is not None:
-            lists[name] = read_published(given, utt2spk[name])
-        else:
-            lists[name] = vctk_trials(utt2spk[name], genders, accents, per_label, seed)
-    target = Path(out)
+    lists = get_trials(
+        utt2spk,
+        {"val": val_trials, "test": test_trials},
+        lambda speakers: vctk_trials(speakers, genders, accents, per_label, seed),
+    )
     # By microphone: the other one's files have the same keys.
-    folder = target / "flac16k" / microphone
-    paths = {f"{file.speaker}/{file.key}": file.path for file in files}
-    made = convert_to_16k(paths, folder, jobs)
-    result = {}
-    for name in _SETS:
-        wav = {key: made[f"{speaker}/{key}"] for key, speaker in utt2spk[name].items()}
-        result[name] = write_data_dir(target / name, wav, utt2spk[name])
-        for table, values in (("spk2gender", genders), ("spk2accent", accents)):
-            write_table(target / name / table, {one: values[one] for one in sets[name]})
-    for name, trials in lists.items():
-        write_trials(target / "trials" / f"vctk_{name}.kaldi", trials)
-    return result
+    folder = Path(out) / "flac16k" / microphone
+    made = convert_to_16k({f"{one.speaker}/{one.key}": one.path for one in files}, folder, jobs)
+    wav = {
+        name: {key: made[f"{speaker}/{key}"] for key, speaker in table.items()}
+        for name, table in utt2spk.items()
+    }
+    attributes = {"spk2gender": genders, "spk2accent": accents}
+    return write_sets(out, "vctk", wav, utt2spk, attributes, lists)
 
 
 def read_speaker_info(path: PathLike) -> dict[str, SpeakerInfo]:
