@@ -51,6 +51,7 @@ from wesp_lap.data.stream import make_stream
 from wesp_lap.log import get_logger
 from wesp_lap.losses.margin_softmax import AamSoftmax
 from wesp_lap.training.checkpoint import CheckpointFolder
+from wesp_lap.training.classification import SpeakerTask
 from wesp_lap.training.distributed import Process, process_group
 from wesp_lap.training.interruption import Interruption
 from wesp_lap.training.mfu import peak_flops, step_flops
@@ -293,7 +294,8 @@ def _compare(name: str, options: argparse.Namespace, process: Process) -> None:
         flops = step_flops(phase.model, phase.classifier, process.device, samples)(samples)
         get_logger().disabled = True
         files = make.checkpoints, process, Path(folder), Interruption()
-        Trainer(settings, phase, rounds, *files).run()
+        task = SpeakerTask(settings, phase, process)
+        Trainer(settings, task, rounds, *files).run()
     if process.is_main:
         _print(name, options, rounds, make.resident, flops)
 

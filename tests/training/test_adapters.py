@@ -159,7 +159,7 @@ def test_a_change_of_what_is_fixed_is_an_error(make_settings, tmp_path, monkeypa
     def touch(self, epoch, number, batch):
         step(self, epoch, number, batch)
         with torch.no_grad():
-            self._phase.model.frontend.model.feature_projection.projection.bias[0] += 1
+            self._state.model.frontend.model.feature_projection.projection.bias[0] += 1
 
     monkeypatch.setattr(Trainer, "_step", touch)
     settings = make_settings(frontend={"frozen_below": "projection"}, training={"epochs": 1})

@@ -25,6 +25,7 @@ from wesp_lap.training.checkpoint_files import (
     read_speakers,
     restore,
 )
+from wesp_lap.training.phase import speaker_content
 from wesp_lap.training.run import train
 
 FILES = (
@@ -53,8 +54,8 @@ class State:
         self.optimizer.step()
 
     def save(self, folder, moment, wait=True, **more):
-        parts = (self.model, self.classifier, self.speakers, self.optimizer, self.scaler)
-        folder.save(moment, *parts, **more)
+        content = speaker_content(self.model, self.classifier, self.speakers)
+        folder.save(moment, content, self.optimizer, self.scaler, **more)
         return folder.wait() if wait else None
 
     def change(self):
@@ -99,7 +100,8 @@ def test_what_is_saved_can_be_restored(state, folder, tiny_model_settings):
     assert sorted(p.name for p in path.iterdir()) == sorted([*FILES, "ema.safetensors", STATE_FILE])
     other = State(tiny_model_settings)
     other.change()
-    restore(path, other.model, other.classifier, other.optimizer, other.scaler)
+    modules = {"model.safetensors": other.model, "classifier.safetensors": other.classifier}
+    restore(path, modules, other.optimizer, other.scaler)
     assert all(torch.equal(t, other.model.state_dict()[n]) for n, t in copies(state.model).items())
     ours, theirs = (s.optimizer.state_dict()["state"] for s in (state, other))
     assert all(torch.equal(ours[i][k], theirs[i][k]) for i in ours for k in ours[i])

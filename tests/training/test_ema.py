@@ -9,7 +9,7 @@ from wesp_lap.errors import DataError
 from wesp_lap.files import read_json
 from wesp_lap.model import SpeakerModel
 from wesp_lap.tensors import load_tensors
-from wesp_lap.training import trainer
+from wesp_lap.training import trainer, validation
 from wesp_lap.training.ema import WeightAverage
 from wesp_lap.training.run import train
 
@@ -108,13 +108,13 @@ def test_it_goes_on_bit_for_bit_after_an_interruption(make_settings, tmp_path, s
 
 def test_validation_measures_the_average(make_settings, tmp_path, monkeypatch):
     seen = []
-    embed = trainer.Validator._embed
+    embed = validation.Validator._embed
 
     def spy(self, model):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return embed(self, model)
 
-    monkeypatch.setattr(trainer.Validator, "_embed", spy)
+    monkeypatch.setattr(validation.Validator, "_embed", spy)
     settings = make_settings(
         training={"ema_decay": 0.9, "epochs": 1}, validation=HELD, data={"batch_size": 5}
     )

@@ -9,7 +9,8 @@ from wesp_lap.data.sampling import LengthSampling, UtteranceSampling
 from wesp_lap.tensors import load_tensors
 from wesp_lap.training import memory
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
-from wesp_lap.training.engine import Engine, TrainingStep
+from wesp_lap.training.classification import TrainingStep
+from wesp_lap.training.engine import Engine
 from wesp_lap.training.run import train
 
 FILES = ("model.safetensors", "classifier.safetensors", "optimizer.safetensors")
@@ -19,7 +20,7 @@ LENGTHS = {"name": "lengths", "max_seconds": 8, "longest_seconds": 2.5}
 @pytest.fixture
 def small_gpu(monkeypatch):
     """Return a function that makes chunks of more than so many utterances too large."""
-    monkeypatch.setattr(memory, "is_wanted", lambda settings, device: True)
+    monkeypatch.setattr(memory, "is_wanted", lambda settings, task, device: True)
     forward, tried = TrainingStep.forward, []
 
     def set_limit(most):

@@ -12,12 +12,14 @@ from wesp_lap.data.crops import Batch
 from wesp_lap.errors import ConfigError
 from wesp_lap.training import metrics, trainer
 from wesp_lap.training.checkpoint import Moment
+from wesp_lap.training.classification import SpeakerTask
 from wesp_lap.training.distributed import Process
-from wesp_lap.training.engine import StepPlan, StepResult
+from wesp_lap.training.engine import StepResult
 from wesp_lap.training.meter import Meter
 from wesp_lap.training.metrics import Metrics
 from wesp_lap.training.mfu import Utilisation
 from wesp_lap.training.run import train
+from wesp_lap.training.task import StepPlan
 
 CPU = torch.device("cpu")
 START = Moment(0)
@@ -45,22 +47,36 @@ def lasting(folder):
     return [{k: v for k, v in one.items() if k not in TIMES} for one in records(folder)]
 
 
+class LoggedTask(SpeakerTask):
+    """What a meter asks of a task, without anything to train."""
+
+    def __init__(self, settings, use):
+        self._settings = settings
+        self._use = use
+
+    def utilisation(self, device):
+        return self._use
+
+
 @pytest.fixture
 def make_meter(make_settings, tmp_path):
     def make(steps_per_epoch=4, reached=START, use=None, **training):
-        settings = make_settings(training=training)
-        return Meter(tmp_path, Process(0, 1, CPU), settings, steps_per_epoch, reached, use)
+        settings = make_settings(training=training, margin={"ramp_epochs": 0})
+        task = LoggedTask(settings, use)
+        return Meter(
+            tmp_path, Process(0, 1, CPU), settings.training, task, steps_per_epoch, reached
+        )
 
     return make
 
 
 def plan(epoch, step):
-    return StepPlan(epoch, step, progress=0.0, lr=0.001, margin=0.2, penalty=0.0)
+    return StepPlan(epoch, step, steps_per_epoch=4, lr=0.001)
 
 
 def result(loss, correct=0.5, norm=1.0, skipped=False):
-    values = (torch.tensor(float(value)) for value in (loss, correct, norm))
-    return StepResult(*values, skipped=skipped, leave=False)
+    figures = torch.tensor([float(loss), float(correct)])
+    return StepResult(figures, torch.tensor(float(norm)), skipped=skipped, leave=False)
 
 
 def batch(utterances=8, samples=8000):
@@ -162,7 +178,7 @@ def test_a_step_without_a_line_asks_the_device_for_nothing(make_meter):
         meter.add(plan(0, 0), shown, batch())
     assert seen.count == 0
     with Synchronisations() as seen:
-        float(shown.loss)
+        float(shown.norm)
     assert seen.count == 1  # it does count
 
 

@@ -254,16 +254,16 @@ def test_a_step_that_is_not_finite_leaves_no_trace(make_settings, tmp_path, monk
 
     accumulate, steps = Engine._accumulate, []
 
-    def poisoned(self, batch, margin, penalty):
+    def poisoned(self, batch, plan):
         steps.append(len(steps))
         if steps[-1] == 2:
             if where == "loss":
                 batch.waves[0, 0] = float("inf")
-            output = accumulate(self, batch, margin, penalty)
+            output = accumulate(self, batch, plan)
             if where == "gradient":
-                next(self._phase.classifier.parameters()).grad[0, 0, 0] = float("inf")
+                next(self._state.classifier.parameters()).grad[0, 0, 0] = float("inf")
             return output
-        return accumulate(self, batch, margin, penalty)
+        return accumulate(self, batch, plan)
 
     monkeypatch.setattr(Engine, "_accumulate", poisoned)
     train(make_settings(training={"epochs": 1}), tmp_path)
@@ -282,7 +282,7 @@ def test_weights_that_are_not_finite_are_never_saved(make_settings, tmp_path, mo
         step(self, epoch, number, batch)
         if (epoch, number) == (1, 3):
             with torch.no_grad():
-                self._phase.model.backend.time_pool.embedding.weight[0, 0] = float("nan")
+                self._state.model.backend.time_pool.embedding.weight[0, 0] = float("nan")
 
     monkeypatch.setattr(Trainer, "_step", diverge)
     with pytest.raises(WespError, match=r"1 tensors hold NaN .*time_pool.embedding.weight"):

@@ -1,9 +1,10 @@
 """Checkpoints: a directory per moment, written whole, verified when read.
 
 ``checkpoints/epoch_003`` is the state after 3 epochs, ``epoch_003_step_00040`` one 40 steps later;
-``epoch_000`` is the state before the first step. Each holds a SpeakerModel directory
-(config.json, model.safetensors, README.md), ``classifier.safetensors``, ``speakers.txt`` (class
-index by speaker), ``optimizer.safetensors`` and, written last, ``state.json`` with the digests.
+``epoch_000`` is the state before the first step. Each holds what is trained,
+``optimizer.safetensors`` and, written last, ``state.json`` with the digests. Of a phase of speaker
+training that is a SpeakerModel directory (config.json, model.safetensors, README.md),
+``classifier.safetensors`` and ``speakers.txt`` (class index by speaker).
 ``checkpoints/latest`` points to the newest, ``EXP_DIR/best`` to the one with the lowest EER.
 """
 
@@ -11,25 +12,21 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from wesp_lap.errors import WespError
-from wesp_lap.files import PathLike, atomic_write, point_link, write_json
-from wesp_lap.kaldi.tables import write_table
+from wesp_lap.files import PathLike, point_link
 from wesp_lap.log import get_logger
-from wesp_lap.model import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, SpeakerModel
 from wesp_lap.training.checkpoint_files import (
-    CLASSIFIER_FILE,
     OPTIMIZER_FILE,
-    SPEAKERS_FILE,
     damage,
     read_validation,
     split_optimizer,
@@ -60,6 +57,18 @@ class Moment:
         return f"epoch_{self.epoch:03d}" + (f"_step_{self.step:05d}" if self.step else "")
 
 
+class Content(NamedTuple):
+    """What a checkpoint holds beside the state of the optimizer.
+
+    Attributes:
+        weights: Tensors by name, of each ``.safetensors`` file.
+        others: What writes each other file, given its path.
+    """
+
+    weights: Mapping[str, Mapping[str, Tensor]]
+    others: Mapping[str, Callable[[Path], None]]
+
+
 class CheckpointFolder:
     """The checkpoints of one phase.
 
@@ -82,9 +91,7 @@ class CheckpointFolder:
     def save(
         self,
         moment: Moment,
-        model: SpeakerModel,
-        classifier: nn.Module,
-        speakers: Mapping[str, int],
+        content: Content,
         optimizer: Optimizer,
         scaler: GradScaler,
         *,
@@ -99,9 +106,7 @@ class CheckpointFolder:
 
         Args:
             moment: How far training is.
-            model: Written as a SpeakerModel directory.
-            classifier: Its weights are written.
-            speakers: Class index of each speaker.
+            content: What has been trained.
             optimizer: Its state is written.
             scaler: Its state is written.
             validation: Results at the end of the epoch, see Validation.as_dict.
@@ -114,7 +119,6 @@ class CheckpointFolder:
         """
         self.wait()
         tensors, plain = split_optimizer(optimizer)
-        weights = {WEIGHTS_FILE: model.state_dict(), CLASSIFIER_FILE: classifier.state_dict()}
         more = {f"{name}.safetensors": states for name, states in (extra or {}).items()}
         state = {
             "epoch": moment.epoch,
@@ -124,16 +128,11 @@ class CheckpointFolder:
             "validation": dict(validation) if validation is not None else None,
             "notes": dict(notes or {}),
         }
-        table = {name: str(index) for name, index in speakers.items()}
         snapshot = Snapshot(
-            tensors=self._copies.fill({**weights, OPTIMIZER_FILE: tensors, **more}),
-            others={
-                CONFIG_FILE: partial(write_json, value=model.describe()),
-                CARD_FILE: partial(_write_text, text=model.model_card()),
-                SPEAKERS_FILE: partial(write_table, table=table),
-            },
+            tensors=self._copies.fill({**content.weights, OPTIMIZER_FILE: tensors, **more}),
+            others=dict(content.others),
             state=state,
-            finite=frozenset(weights),
+            finite=frozenset(content.weights),
         )
         self._saver.start(moment.name, partial(self._write, moment, snapshot))
 
@@ -234,8 +233,3 @@ class CheckpointFolder:
     def _remove(self, moments: list[Moment]) -> None:
         for moment in moments:
             shutil.rmtree(self.path(moment), ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as stream:
-        stream.write(text)

@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from wesp_lap.errors import DataError
 from wesp_lap.files import read_json, sha256
 from wesp_lap.kaldi.tables import read_table
-from wesp_lap.model import WEIGHTS_FILE, SpeakerModel
 from wesp_lap.tensors import load_module, load_tensors
 
 CLASSIFIER_FILE = "classifier.safetensors"
@@ -75,15 +74,18 @@ def read_notes(checkpoint: Path) -> dict[str, Any]:
 
 
 def restore(
-    checkpoint: Path,
-    model: SpeakerModel,
-    classifier: nn.Module,
-    optimizer: Optimizer,
-    scaler: GradScaler,
+    checkpoint: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer, scaler: GradScaler
 ) -> None:
-    """Load everything a run needs to go on exactly as if it had not stopped."""
-    load_module(model, checkpoint / WEIGHTS_FILE)
-    load_module(classifier, checkpoint / CLASSIFIER_FILE)
+    """Load everything a run needs to go on exactly as if it had not stopped.
+
+    Args:
+        checkpoint: Its directory.
+        modules: By the names of the files of their weights.
+        optimizer: Of these modules.
+        scaler: Of the loss.
+    """
+    for name, module in modules.items():
+        load_module(module, checkpoint / name)
     _join_optimizer(optimizer, checkpoint)
     scaler.load_state_dict(read_json(checkpoint / STATE_FILE)["scaler"])
 

@@ -21,8 +21,7 @@ from wesp_lap.data.crops import Batch
 from wesp_lap.errors import WespError
 from wesp_lap.log import get_logger
 from wesp_lap.training.distributed import Process
-from wesp_lap.training.phase import Phase
-from wesp_lap.training.settings import TrainSettings
+from wesp_lap.training.task import RunSettings, State, Task
 
 _GIB = 2**30
 # Tensors of the size of the weights that an optimizer makes in its first step.
@@ -45,21 +44,20 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
-def is_wanted(settings: TrainSettings, device: torch.device) -> bool:
+def is_wanted(settings: RunSettings, task: Task, device: torch.device) -> bool:
     """Say whether memory is to be tried; a CPU's is shared with all other programs.
 
     A model that is to be sharded may not fit before it is.
     """
-    training = settings.training
-    return training.probe_memory and training.sharding == "none" and device.type == "cuda"
+    return settings.training.probe_memory and not task.is_sharded and device.type == "cuda"
 
 
 def probe(
     attempt: Attempt,
     shapes: Sequence[Shape],
     smallest: int,
-    settings: TrainSettings,
-    phase: Phase,
+    settings: RunSettings,
+    task: Task,
     process: Process,
 ) -> None:
     """Try the largest batches, and log how much memory they take.
@@ -68,19 +66,19 @@ def probe(
         attempt: Computes a batch; of this process alone, without waiting for others.
         shapes: The largest batches.
         smallest: Utterances of the smallest batch, which must be enough for the chunks advised.
-        settings: Of the phase.
-        phase: What is trained; it is afterwards as it was.
+        settings: Of the run.
+        task: What is trained; it is afterwards as it was.
         process: All processes must come here.
 
     Raises:
         OutOfMemoryError: one of the batches does not fit, in any of the processes.
     """
     needed = torch.zeros(len(shapes), device=process.device, dtype=torch.int64)
-    with unchanged(phase):
-        reserved = _reserve(settings, phase, process)
+    with unchanged(task.state):
+        reserved = _reserve(settings, task, process)
         for index, (rows, samples) in enumerate(shapes):
-            batch = _noise(rows, samples, phase, process.device)
-            needed[index] = _chunks_that_fit(attempt, batch, smallest, settings, phase)
+            batch = task.noise(rows, samples, process.device)
+            needed[index] = _chunks_that_fit(attempt, batch, smallest, settings, task)
         del reserved
     peak = _peak(process.device)
     # One that runs out of memory must not leave the others waiting: all say the same.
@@ -91,14 +89,14 @@ def probe(
             raise OutOfMemoryError(
                 f"the largest batches of this phase do not fit into the memory of "
                 f"{process.device}: {_describe(rows, samples)} per process, computed in "
-                f"{settings.training.accumulate} chunks. {_advice(settings, phase, fits)}"
+                f"{settings.training.accumulate} chunks. {_advice(settings, task, fits)}"
             )
     text = ", ".join(_describe(rows, samples) for rows, samples in shapes)
     get_logger().info("memory for the largest batches (%s per process): %s", text, peak)
 
 
 def shortage(
-    error: BaseException, batch: Batch, settings: TrainSettings, phase: Phase, where: str
+    error: BaseException, batch: Batch, settings: RunSettings, task: Task, where: str
 ) -> OutOfMemoryError:
     """Return the error for a step that has run out of memory although the largest batch fitted."""
     return OutOfMemoryError(
@@ -106,25 +104,26 @@ def shortage(
         f"{str(error).splitlines()[0]} The last checkpoint is whole: when the memory was needed by "
         "other programs, the same command goes on from there (as it does with the environment "
         "variable PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or with "
-        "frontend.gradient_checkpointing). A new run needs less: "
-        f"{_advice(settings, phase, 2 * settings.training.accumulate)}"
+        f"{task.checkpointing_name}). A new run needs less: "
+        f"{_advice(settings, task, 2 * settings.training.accumulate)}"
     )
 
 
 @contextlib.contextmanager
-def unchanged(phase: Phase) -> Iterator[None]:
+def unchanged(state: State) -> Iterator[None]:
     """Put back what computing a batch changes: generators, statistics, gradients, modes."""
-    modules = [m for part in (phase.model, phase.classifier) for m in part.modules()]
+    modules = [m for part in state.modules for m in part.modules()]
     modes = [module.training for module in modules]
     buffers = [(b, b.clone()) for module in modules for b in module.buffers(recurse=False)]
-    devices = {b.device for b, _ in buffers} | {p.device for p in phase.model.parameters()}
+    devices = {b.device for b, _ in buffers}
+    devices |= {p.device for part in state.modules for p in part.parameters()}
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with (
         torch.random.fork_rng([d for d in devices if d.type == "cuda"]),
         _all_layers(modules),
     ):
         try:
-            for part in (phase.model, phase.classifier):
+            for part in state.modules:
                 part.train()
             yield
         finally:
@@ -132,7 +131,7 @@ def unchanged(phase: Phase) -> Iterator[None]:
                 module.training = mode
             for buffer, before in buffers:
                 buffer.copy_(before)
-            phase.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad(set_to_none=True)
             np.random.set_state(numpy_state)
             random.setstate(python_state)
 
@@ -155,30 +154,22 @@ def _all_layers(modules: Sequence[nn.Module]) -> Iterator[None]:
             setattr(holder, name, value)
 
 
-def _reserve(settings: TrainSettings, phase: Phase, process: Process) -> list[Tensor]:
+def _reserve(settings: RunSettings, task: Task, process: Process) -> list[Tensor]:
     """Take the memory that the first steps take for good: optimizer, averages, buckets of DDP."""
-    trained = [p for group in phase.optimizer.param_groups for p in group["params"]]
-    copies = 0 if phase.optimizer.state else _OPTIMIZER_TENSORS[settings.optimizer.name]
+    optimizer = task.state.optimizer
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    copies = 0 if optimizer.state else _OPTIMIZER_TENSORS[settings.optimizer.name]
     copies += int(process.world_size > 1)
     reserved = [torch.empty_like(p) for p in trained for _ in range(copies)]
-    if settings.training.ema_decay > 0:
-        reserved += [torch.empty_like(p) for p in phase.model.parameters() if p.requires_grad]
-    return reserved
-
-
-def _noise(rows: int, samples: int, phase: Phase, device: torch.device) -> Batch:
-    waves = 0.1 * torch.randn(rows, samples, device=device)
-    classes = next(phase.classifier.parameters()).shape[-1]
-    labels = torch.arange(rows, device=device) % classes
-    return Batch(waves, labels, [""] * rows, 1.0, None, {})
+    return reserved + [torch.empty_like(p) for p in task.averaged()]
 
 
 def _chunks_that_fit(
-    attempt: Attempt, batch: Batch, smallest: int, settings: TrainSettings, phase: Phase
+    attempt: Attempt, batch: Batch, smallest: int, settings: RunSettings, task: Task
 ) -> int:
     """Return how many chunks the batch must be cut into; more than it has rows for none."""
     chunks = settings.training.accumulate
-    while smallest // chunks >= 2:  # which batch norm needs
+    while smallest // chunks >= task.fewest:
         try:
             attempt(batch, chunks)
         except (RuntimeError, MemoryError) as error:
@@ -187,7 +178,7 @@ def _chunks_that_fit(
         else:
             return chunks
         finally:
-            phase.optimizer.zero_grad(set_to_none=True)
+            task.state.optimizer.zero_grad(set_to_none=True)
         # Outside of the handler, whose error holds the tensors of the pass.
         if batch.waves.is_cuda:
             torch.cuda.empty_cache()
@@ -195,21 +186,14 @@ def _chunks_that_fit(
     return len(batch.labels) + 1
 
 
-def _advice(settings: TrainSettings, phase: Phase, chunks: int | None) -> str:
+def _advice(settings: RunSettings, task: Task, chunks: int | None) -> str:
     """Return what would need less memory, with numbers."""
     ways = []
     if chunks is not None:
-        share = settings.training.accumulate / chunks
         ways.append(f"raise training.accumulate to {chunks}")
-        if settings.data.sampling.name == "lengths":
-            longest = settings.data.sampling.options.get("max_seconds", 87.5)
-            ways.append(f"lower data.sampling.max_seconds to {longest * share:.4g}")
-        else:
-            ways.append(f"lower data.batch_size to {int(settings.data.batch_size * share)}")
-    frontend = phase.model.frontend
-    trained = any(p.requires_grad for p in frontend.parameters())
-    if trained and getattr(frontend, "gradient_checkpointing", True) is False:
-        ways.append("set frontend.gradient_checkpointing to true")
+        ways.append(task.smaller_batches(settings.training.accumulate / chunks))
+    if task.can_checkpoint:
+        ways.append(f"set {task.checkpointing_name} to true")
     if settings.training.precision == "fp32":
         ways.append("set training.precision to bf16")
     if chunks is None:

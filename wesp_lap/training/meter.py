@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from wesp_lap.data.crops import Batch
 from wesp_lap.log import get_logger
 from wesp_lap.training.checkpoint import Moment
 from wesp_lap.training.distributed import Process
-from wesp_lap.training.engine import StepPlan, StepResult
+from wesp_lap.training.engine import StepResult
 from wesp_lap.training.metrics import Metrics, check_tensorboard
-from wesp_lap.training.mfu import Utilisation
 from wesp_lap.training.progress import step_bar
-from wesp_lap.training.settings import TrainSettings
+from wesp_lap.training.settings import CommonLoopSettings
+from wesp_lap.training.task import StepPlan, Task
 
 
 class Meter:
@@ -32,35 +32,35 @@ class Meter:
     Args:
         exp_dir: Experiment directory; see Metrics for what is written there.
         process: Values are averaged over all processes.
-        settings: Number of epochs, logging interval, TensorBoard.
+        options: Number of epochs, logging interval, TensorBoard.
+        task: Says what its figures mean, and computes the MFU where that is known.
         steps_per_epoch: Length of an epoch.
         reached: Where training begins or goes on.
-        use: What computes the MFU, if anything does.
     """
 
     def __init__(
         self,
         exp_dir: Path,
         process: Process,
-        settings: TrainSettings,
+        options: CommonLoopSettings,
+        task: Task,
         steps_per_epoch: int,
         reached: Moment,
-        use: Utilisation | None = None,
     ) -> None:
-        options = settings.training
         check_tensorboard(options.tensorboard)
         self._process = process
         self._epochs = options.epochs
         self._every = options.log_every
         self._steps_per_epoch = steps_per_epoch
-        self._use = use
+        self._task = task
+        self._use = task.utilisation(process.device)
         self._metrics: Metrics | None = None
         if process.is_main:
             self._metrics = Metrics(exp_dir, reached, steps_per_epoch, options.tensorboard)
         if process.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(process.device)
-        # Loss, accuracy and gradient norm, and how many of each were finite.
-        self._sums = torch.zeros(6, device=process.device)
+        # Of the task's figures and the gradient's norm, and how many of each were finite.
+        self._sums = torch.zeros(2 * (task.figures + 1), device=process.device)
         self._plan: StepPlan | None = None
         self._since = time.monotonic()
         self._paused = 0.0
@@ -92,7 +92,7 @@ class Meter:
 
     def add(self, plan: StepPlan, result: StepResult, batch: Batch) -> None:
         """Take in a step; log when a line is due."""
-        values = torch.stack([result.loss, result.correct, result.norm.to(result.loss.dtype)])
+        values = torch.cat([result.figures, result.norm.to(result.figures.dtype).reshape(1)])
         finite = values.isfinite()
         self._sums += torch.cat([values.where(finite, 0), finite.to(values.dtype)])
         self._plan = plan
@@ -120,11 +120,12 @@ class Meter:
             return
         # The numbers of the other processes; of this one, means times world size.
         mine = [self._utterances, self._audio_seconds, self._flops]
-        means = self._process.mean(torch.cat([self._sums, self._sums.new_tensor(mine)]))
-        numbers = means.tolist()
+        numbers = self._process.mean(torch.cat([self._sums, self._sums.new_tensor(mine)])).tolist()
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
-        utterances, audio, flops = (self._process.world_size * n for n in numbers[6:])
+        utterances, audio, flops = (self._process.world_size * n for n in numbers[-3:])
+        values = self._task.figures + 1
+        sums, counts = numbers[:values], numbers[values : 2 * values]
         record = {
             "epoch": self._plan.epoch + 1,
             "step": self._plan.step + 1,
@@ -132,8 +133,8 @@ class Meter:
             "steps": self._steps,
             "skipped": self._skipped,
             "lr": self._plan.lr,
-            "margin": round(self._plan.margin, 6),
-            **_means(("loss", "accuracy", "grad_norm"), numbers[:3], numbers[3:6]),
+            **self._task.record(self._plan, sums[:-1], counts[:-1]),
+            **means(("grad_norm",), sums[-1:], counts[-1:]),
             "utterances_per_second": round(utterances / seconds, 2),
             "audio_seconds_per_second": round(audio / seconds, 2),
             "data_wait": round(self._waited / seconds, 4),
@@ -145,7 +146,7 @@ class Meter:
         }
         if self._metrics is not None:
             self._metrics.add(record)
-            get_logger().info("%s", _line(record, self._epochs))
+            get_logger().info("%s", self._line(record))
         self._forget()
         self._since, self._paused = time.monotonic(), 0.0
 
@@ -170,6 +171,25 @@ class Meter:
             return None
         return round(torch.cuda.max_memory_allocated(self._process.device) / 2**30, 2)
 
+    def _line(self, record: Mapping[str, Any]) -> str:
+        parts = [
+            f"epoch {record['epoch']}/{self._epochs} "
+            f"step {record['step']}/{record['steps_per_epoch']}",
+            f"lr {record['lr']:.2e}",
+            *self._task.describe(record),
+            f"gradient {number(record['grad_norm'], '.3g')}",
+            f"{record['utterances_per_second']:.0f} utt/s",
+            f"{record['audio_seconds_per_second']:.0f} s audio/s",
+            f"data wait {100 * record['data_wait']:.0f} %",
+        ]
+        if record["mfu"] is not None:
+            parts.append(f"MFU {100 * record['mfu']:.1f} %")
+        if record["memory_gib"] is not None:
+            parts.append(f"{record['memory_gib']:.1f} GiB")
+        if record["skipped"]:
+            parts.append(f"{record['skipped']} skipped")
+        return " | ".join([*parts, f"{_clock(record['seconds_left'])} left"])
+
     def _seconds_left(self, now: float, seconds: float) -> float:
         """Estimate the time to the end of the phase, with the pauses that there have been."""
         assert self._plan is not None
@@ -182,7 +202,7 @@ class Meter:
         return round((self._epochs * self._steps_per_epoch - done) * per_step)
 
 
-def _means(names: tuple[str, ...], sums: list[float], counts: list[float]) -> dict[str, Any]:
+def means(names: Sequence[str], sums: list[float], counts: list[float]) -> dict[str, Any]:
     """Return means by name; None where no step had a finite value."""
     return {
         name: round(total / count, 6) if count else None
@@ -190,28 +210,8 @@ def _means(names: tuple[str, ...], sums: list[float], counts: list[float]) -> di
     }
 
 
-def _line(record: Mapping[str, Any], epochs: int) -> str:
-    parts = [
-        f"epoch {record['epoch']}/{epochs} step {record['step']}/{record['steps_per_epoch']}",
-        f"lr {record['lr']:.2e}",
-        f"margin {record['margin']:.3f}",
-        f"loss {_number(record['loss'], '.3f')}",
-        f"accuracy {_number(record['accuracy'], '.1%')}".replace("%", " %"),
-        f"gradient {_number(record['grad_norm'], '.3g')}",
-        f"{record['utterances_per_second']:.0f} utt/s",
-        f"{record['audio_seconds_per_second']:.0f} s audio/s",
-        f"data wait {100 * record['data_wait']:.0f} %",
-    ]
-    if record["mfu"] is not None:
-        parts.append(f"MFU {100 * record['mfu']:.1f} %")
-    if record["memory_gib"] is not None:
-        parts.append(f"{record['memory_gib']:.1f} GiB")
-    if record["skipped"]:
-        parts.append(f"{record['skipped']} skipped")
-    return " | ".join([*parts, f"{_clock(record['seconds_left'])} left"])
-
-
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Format a value for a log line, a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 

@@ -65,6 +65,17 @@ def peak_flops(device: str, precision: str, tf32: bool = False) -> float | None:
     return None
 
 
+def device_peak(device: torch.device, precision: str) -> float | None:
+    """Return the dense peak of a device of this machine in FLOP/s; None when it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    peak = peak_flops(name, precision, torch.backends.cuda.matmul.allow_tf32)
+    if peak is None:
+        get_logger().info("no MFU: the peak of %s for %s is not known", name, precision)
+    return peak
+
+
 class Utilisation:
     """Turns utterances into operations, and operations in some time into a share of the peak.
 
@@ -101,12 +112,8 @@ def open_utilisation(
         precision: Autocast type: "fp32", "bf16" or "fp16".
         samples: Usual length of the crops.
     """
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    peak = peak_flops(name, precision, torch.backends.cuda.matmul.allow_tf32)
+    peak = device_peak(device, precision)
     if peak is None:
-        get_logger().info("no MFU: the peak of %s for %s is not known", name, precision)
         return None
     try:
         return Utilisation(peak, step_flops(model, classifier, device, samples))

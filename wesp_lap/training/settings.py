@@ -20,14 +20,11 @@ from wesp_lap.training.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """How one phase is trained.
+class CommonLoopSettings:
+    """How anything is trained.
 
     Args:
         epochs: Passes over the data.
-        freeze_frontend: Keep the frontend's weights, in evaluation mode (phase 1).
-        classifier: What happens to the classes of perturbed speeds when a phase starts from an
-            earlier one: keep them all, or keep those of the original speed.
         precision: Autocast type; "fp16" only on a GPU.
         grad_clip: Largest norm of the gradient; 0 switches clipping off.
         accumulate: Chunks that a process's share of the batch is computed in.
@@ -37,22 +34,14 @@ class LoopSettings:
         checkpoint_every: Steps between checkpoints inside an epoch; 0 saves at epoch ends only.
         keep_checkpoints: Epoch-end checkpoints that stay, counted from the newest; averaging can
             use as many.
-        keep_best: Epoch-end checkpoints with the lowest validation EER that stay beside those.
         max_failed_saves: Checkpoints in a row that cannot be written until training stops.
-        ema_decay: Weight of the old average in a moving average of the model's weights, which is
-            kept beside them and which validation uses; 0 for none. See wesp_lap.training.ema.
         max_bad_steps: Steps with a loss that is not finite that are skipped before training stops.
-        compile: Run the model through torch.compile, on a GPU with time for its first minutes.
-        sharding: Cut weights, gradients and optimizer state among the processes ("full", FSDP2),
-            for models whose training state does not fit into one GPU.
         probe_memory: Try the largest batches before training on a GPU.
         timeout_minutes: How long one process may keep the others waiting before it is named and
             the run ends.
     """
 
     epochs: int = 10
-    freeze_frontend: bool = False
-    classifier: Literal["keep_3x", "slice_1x"] = "keep_3x"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     grad_clip: float = 0.0
     accumulate: int = 1
@@ -61,12 +50,8 @@ class LoopSettings:
     tensorboard: bool = False
     checkpoint_every: int = 0
     keep_checkpoints: int = 5
-    keep_best: int = 1
     max_failed_saves: int = 3
-    ema_decay: float = 0.0
     max_bad_steps: int = 10
-    compile: bool = False
-    sharding: Literal["none", "full"] = "none"
     probe_memory: bool = True
     timeout_minutes: float = 10.0
 
@@ -77,8 +62,37 @@ class LoopSettings:
             raise ValueError("epochs, accumulate and keep_checkpoints must be at least 1")
         if self.log_every < 1 or self.checkpoint_every < 0 or self.grad_clip < 0:
             raise ValueError("log_every >= 1, checkpoint_every >= 0 and grad_clip >= 0 are needed")
-        if self.keep_best < 0 or self.max_failed_saves < 1:
-            raise ValueError("keep_best >= 0 and max_failed_saves >= 1 are needed")
+        if self.max_failed_saves < 1:
+            raise ValueError(f"max_failed_saves must be at least 1, got {self.max_failed_saves}")
+
+
+@dataclass(frozen=True)
+class LoopSettings(CommonLoopSettings):
+    """How one phase is trained on speakers.
+
+    Args:
+        freeze_frontend: Keep the frontend's weights, in evaluation mode (phase 1).
+        classifier: What happens to the classes of perturbed speeds when a phase starts from an
+            earlier one: keep them all, or keep those of the original speed.
+        keep_best: Epoch-end checkpoints with the lowest validation EER that stay beside the newest.
+        ema_decay: Weight of the old average in a moving average of the model's weights, which is
+            kept beside them and which validation uses; 0 for none. See wesp_lap.training.ema.
+        compile: Run the model through torch.compile, on a GPU with time for its first minutes.
+        sharding: Cut weights, gradients and optimizer state among the processes ("full", FSDP2),
+            for models whose training state does not fit into one GPU.
+    """
+
+    freeze_frontend: bool = False
+    classifier: Literal["keep_3x", "slice_1x"] = "keep_3x"
+    keep_best: int = 1
+    ema_decay: float = 0.0
+    compile: bool = False
+    sharding: Literal["none", "full"] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_best < 0:
+            raise ValueError(f"keep_best must not be negative, got {self.keep_best}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
 

@@ -1,9 +1,10 @@
-"""The training loop of one phase: epochs and steps, resumable at every checkpoint."""
+"""The training loop: epochs and steps, resumable at every checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,51 +15,68 @@ from wesp_lap.data.stream import SampleStream
 from wesp_lap.errors import WespError
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
 from wesp_lap.training.distributed import Process
-from wesp_lap.training.ema import EMA, open_average
-from wesp_lap.training.engine import Engine, StepPlan
+from wesp_lap.training.ema import EMA, WeightAverage
+from wesp_lap.training.engine import Engine
 from wesp_lap.training.interruption import Interruption
 from wesp_lap.training.lr_schedules import LR_SCHEDULES
 from wesp_lap.training.meter import Meter
-from wesp_lap.training.mfu import open_utilisation
-from wesp_lap.training.phase import Phase, open_pull
-from wesp_lap.training.settings import TrainSettings
-from wesp_lap.training.validation import Validation, Validator
+from wesp_lap.training.task import RunSettings, StepPlan, Task
+
+
+class Validates(Protocol):
+    """What validates a run; see wesp_lap.training.validation.Validator."""
+
+    def is_due(self, end: Moment, epochs: int) -> bool:
+        """Say whether to validate at the end of an epoch, or at the start, of so many epochs."""
+
+    def __call__(self, model: Any, average: WeightAverage | None = None) -> Any:
+        """Return what is found, which has ``as_dict()``, or None."""
+
+    def report(self, result: Any, end: Moment, checkpoints: CheckpointFolder) -> None:
+        """Log it."""
 
 
 class Trainer:
-    """Runs a phase from the moment it has reached to its end, or until a signal comes."""
+    """Runs a task from the moment it has reached to its end, or until a signal comes.
+
+    Args:
+        settings: Checked settings.
+        task: What is trained.
+        stream: Where batches come from.
+        checkpoints: Where they are saved.
+        process: This process among all.
+        exp_dir: Experiment directory.
+        interruption: Says whether this process has been asked to leave.
+        validator: What validates, if anything.
+        average: A moving average of what is trained, if there is to be one.
+    """
 
     def __init__(
         self,
-        settings: TrainSettings,
-        phase: Phase,
+        settings: RunSettings,
+        task: Task,
         stream: SampleStream,
         checkpoints: CheckpointFolder,
         process: Process,
         exp_dir: Path,
         interruption: Interruption,
-        validator: Validator | None = None,
+        validator: Validates | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         self._settings = settings
-        self._phase = phase
+        self._task = task
+        self._state = task.state
         self._stream = stream
         self._checkpoints = checkpoints
         self._process = process
         self._interruption = interruption
         self._validator = validator
+        self._average = average
         self._lr_schedule = build(LR_SCHEDULES, settings.lr_schedule, "lr_schedule")
         self._steps_per_epoch = stream.plan.steps_per_epoch
-        pull = open_pull(settings, phase, exp_dir, process.is_main)
-        self._engine = Engine(settings, phase, process, pull, stream.plan, interruption)
-        self._average = open_average(settings.training.ema_decay, phase, checkpoints)
-        use = open_utilisation(
-            phase.model,
-            phase.classifier,
-            process.device,
-            settings.training.precision,
-            settings.data.crop_samples,
-        )
-        self._meter = Meter(exp_dir, process, settings, self._steps_per_epoch, phase.moment, use)
+        self._engine = Engine(settings, task, process, stream.plan, interruption)
+        options, moment = settings.training, task.state.moment
+        self._meter = Meter(exp_dir, process, options, task, self._steps_per_epoch, moment)
 
     def run(self) -> bool:
         """Train until the last epoch is done, saving as the settings say.
@@ -66,9 +84,9 @@ class Trainer:
         Returns:
             False when a signal has ended it before; the state is saved.
         """
-        moment = self._phase.moment
-        fixed = {name: t.clone() for name, t in self._phase.model.frontend.fixed_state().items()}
-        if not self._phase.resumed:
+        moment = self._state.moment
+        fixed = {name: t.clone() for name, t in self._task.fixed_state().items()}
+        if not self._state.resumed:
             self._save(moment, self._validate(moment))
             if self._process.is_main:
                 # The loader forks its processes next, which no thread should be busy in.
@@ -81,7 +99,7 @@ class Trainer:
                 self._save(end, self._validate(end))
         self._check_fixed(fixed)
         if self._process.is_main:
-            self._checkpoints.finish(self._phase.moment)
+            self._checkpoints.finish(self._state.moment)
         return True
 
     def _run_steps(self, epoch: int, first: int) -> bool:
@@ -109,7 +127,7 @@ class Trainer:
         """Wait until the last checkpoint is written; no process may end before that."""
         if self._process.is_main:
             written = self._checkpoints.wait()
-            newest = self._phase.moment if written else self._checkpoints.newest()
+            newest = self._state.moment if written else self._checkpoints.newest()
             self._interruption.announce(newest.name if newest else "nothing")
         self._process.barrier()
 
@@ -124,50 +142,40 @@ class Trainer:
 
     def _plan(self, epoch: int, step: int) -> StepPlan:
         """Ask the schedules about a step."""
-        done = epoch * self._steps_per_epoch + step
         total = self._settings.training.epochs * self._steps_per_epoch
-        margin = self._settings.margin.margin(done, self._steps_per_epoch)
-        return StepPlan(
-            epoch=epoch,
-            step=step,
-            progress=done / self._steps_per_epoch,
-            lr=self._lr_schedule.lr(done, total, self._steps_per_epoch),
-            margin=margin,
-            penalty=self._settings.margin.penalty_for(margin),
-        )
+        done = epoch * self._steps_per_epoch + step
+        lr = self._lr_schedule.lr(done, total, self._steps_per_epoch)
+        return StepPlan(epoch, step, self._steps_per_epoch, lr)
 
-    def _validate(self, moment: Moment) -> Validation | None:
+    def _validate(self, moment: Moment) -> Any:
         """Validate at the end of an epoch if the settings say so; all processes must come here."""
         validator = self._validator
         if validator is None or not validator.is_due(moment, self._settings.training.epochs):
             return None
         self._process.at(f"validation after epoch {moment.epoch}")
-        with self._engine.whole_weights():
-            result = validator(self._phase.model, self._average)
+        with self._task.whole_weights():
+            result = validator(self._task.evaluated, self._average)
         if self._process.is_main:
             validator.report(result, moment, self._checkpoints)
             self._meter.validated(moment.epoch, result.as_dict() if result else None)
         return result
 
-    def _save(self, moment: Moment, validation: Validation | None = None) -> None:
-        self._phase.moment = moment
+    def _save(self, moment: Moment, validation: Any = None) -> None:
+        self._state.moment = moment
         if self._process.is_main:
-            phase = self._phase
             self._checkpoints.save(
                 moment,
-                phase.model,
-                phase.classifier,
-                phase.speakers,
-                phase.optimizer,
-                phase.scaler,
+                self._state.content(),
+                self._state.optimizer,
+                self._state.scaler,
                 validation=validation.as_dict() if validation else None,
                 extra={EMA: self._average.state()} if self._average is not None else None,
             )
         else:
-            self._engine.help_saving()
+            self._task.help_saving()
 
     def _check_fixed(self, before: Mapping[str, Tensor]) -> None:
-        after = self._phase.model.frontend.fixed_state()
+        after = self._task.fixed_state()
         changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
         if changed:
             raise WespError(f"what is frozen in the frontend has changed: {', '.join(changed[:5])}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wesp_lap.data.access import AccessSettings, CropReader
 from wesp_lap.errors import DataError
@@ -122,7 +122,12 @@ class Validator:
         numpy_state = np.random.get_state()
         training = model.training
         # Without inference_mode: what models keep for their next call must serve training, too.
-        with torch.random.fork_rng(devices), torch.no_grad(), swapped, self._same_buffers(model):
+        with (
+            torch.random.fork_rng(devices),
+            torch.no_grad(),
+            swapped,
+            same_buffers(model, self._process),
+        ):
             model.eval()
             embeddings = self._embed(model)
         model.train(training)
@@ -160,21 +165,6 @@ class Validator:
             self._set.speakers,
             f", best so far epoch {best.epoch}" if end.epoch else ", before training",
         )
-
-    @contextlib.contextmanager
-    def _same_buffers(self, model: SpeakerModel) -> Iterator[None]:
-        """Give all processes the statistics of the first one, which are those that are saved."""
-        if self._process.world_size == 1:
-            yield
-            return
-        own = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        for buffer, _ in own:
-            self._process.broadcast(buffer)
-        try:
-            yield
-        finally:
-            for buffer, before in own:
-                buffer.copy_(before)
 
     def _embed(self, model: SpeakerModel) -> Tensor:
         """Return the embeddings of all utterances (n, E) in every process."""
@@ -218,3 +208,19 @@ class Validator:
             return nothing
         costs = [metrics.min_dcf[prior] for prior in _PRIORS]
         return torch.tensor([100 * metrics.eer, *costs], dtype=torch.float64)
+
+
+@contextlib.contextmanager
+def same_buffers(model: nn.Module, process: Process) -> Iterator[None]:
+    """Give all processes the statistics of the first one, which are those that are saved."""
+    if process.world_size == 1:
+        yield
+        return
+    own = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for buffer, _ in own:
+        process.broadcast(buffer)
+    try:
+        yield
+    finally:
+        for buffer, before in own:
+            buffer.copy_(before)
