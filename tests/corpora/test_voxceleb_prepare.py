@@ -101,6 +101,16 @@ def test_the_folder_that_is_given_may_itself_be_the_test_set(tmp_path, place):
     assert set(find_voxceleb(vox2=[tmp_path / place]).files) == {"vox2_test"}
 
 
+def test_relative_folders_serve_too(tmp_path, monkeypatch):
+    make_audio(tmp_path / "vox1", TEST)
+    (tmp_path / "vox1" / "loose.wav").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "vox1")
+    written = prepare_voxceleb("../data", ["."])
+    assert DataDir.load(written["vox1_test"]).wav[wavs(TEST)[0]] == str(
+        tmp_path / "vox1" / f"{TEST[0]}.wav"
+    )
+
+
 def test_a_folder_test_above_the_corpus_means_nothing(tmp_path):
     make_audio(tmp_path / "test" / "vox2" / "aac", VOX2_DEV)
     found = find_voxceleb(vox2=[tmp_path / "test" / "vox2"])

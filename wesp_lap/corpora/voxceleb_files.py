@@ -128,27 +128,36 @@ def _audio(
     """Return the audio files by subset and key, and paths that are not of the corpus's form."""
     pairs: dict[str, list[tuple[str, AudioFile]]] = {}
     strange = []
-    for place in places:
-        above = Path(os.path.abspath(place))
-        while above.name.lower() in _INNER:
-            above = above.parent
+    for place in map(Path, map(os.path.abspath, places)):
+        speakers: dict[str, tuple[str, str] | None] = {}
         for file in scan_audio(place):
-            words = file.path.rsplit("/", 3)
-            if len(words) < 4 or not _SPEAKER.fullmatch(words[1]):
+            parent, video, name = file.path.rsplit("/", 2)
+            if parent not in speakers:
+                speakers[parent] = _speaker_of(parent, place, test_speakers)
+            known = speakers[parent]
+            if known is None:
                 strange.append(file.path)
-                continue
-            head, speaker, video, name = words
-            if speaker in VOX1_SPEAKERS:
-                subset = "vox1_test" if speaker in VOX1_TEST_SPEAKERS else "vox1_dev"
-            elif test_speakers is not None:
-                subset = "vox2_test" if speaker in test_speakers else "vox2_dev"
-            else:
-                inside = [above.name, *head[len(str(place)) :].split("/")]
-                subset = "vox2_test" if any(map(_TEST.search, inside)) else "vox2_dev"
-            if subset.startswith(corpus):
-                key = f"{speaker}/{video}/{name.rpartition('.')[0]}.wav"
-                pairs.setdefault(subset, []).append((key, file))
+            elif known[0].startswith(corpus):
+                key = f"{known[1]}/{video}/{name.rpartition('.')[0]}.wav"
+                pairs.setdefault(known[0], []).append((key, file))
     return {name: _merged(group) for name, group in pairs.items()}, strange
+
+
+def _speaker_of(
+    folder: str, place: Path, test_speakers: Collection[str] | None
+) -> tuple[str, str] | None:
+    """Return subset and speaker of a folder below ``place``; None when it is not a speaker's."""
+    head, _, speaker = folder.rpartition("/")
+    if not _SPEAKER.fullmatch(speaker):
+        return None
+    if speaker in VOX1_SPEAKERS:
+        return ("vox1_test" if speaker in VOX1_TEST_SPEAKERS else "vox1_dev"), speaker
+    if test_speakers is not None:
+        return ("vox2_test" if speaker in test_speakers else "vox2_dev"), speaker
+    while place.name.lower() in _INNER:
+        place = place.parent
+    inside = [place.name, *head[len(str(place)) :].split("/")]
+    return ("vox2_test" if any(map(_TEST.search, inside)) else "vox2_dev"), speaker
 
 
 def _merged(pairs: Iterable[tuple[str, AudioFile]]) -> dict[str, AudioFile]:
