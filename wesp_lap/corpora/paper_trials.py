@@ -1,10 +1,10 @@
 """The trial lists of the Universal Pooling paper: the numbers and rules of its published code.
 
 Kim, Park, Shin and Han, "Universal Pooling Method of Multi-layer Features from Pretrained Models
-for Speaker Verification", arXiv 2409.07770; docs/methods.md, section 2.8. Its lists hold pairs that
-another generator has drawn (``read_published`` reads them). Those made here have the same size and
-structure, with two differences: no pair comes twice, and exactly half of the target trials of
-VoxCeleb2-test, instead of half on average, are of one video.
+for Speaker Verification", arXiv 2409.07770. Its lists hold pairs that another generator has drawn
+(``read_published`` reads them). Those made here have the same size and structure, with two
+differences: no pair comes twice, and exactly half of the target trials of VoxCeleb2-test, instead
+of half on average, are of one video.
 """
 
 from __future__ import annotations
