@@ -3,6 +3,8 @@
 import io
 import os
 import random
+import subprocess
+import sys
 import tarfile
 import zipfile
 from types import SimpleNamespace
@@ -275,3 +277,33 @@ def test_a_file_in_the_place_of_a_folder_is_one_sentence(tmp_path):
 def test_no_such_archive(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         find_archives(tmp_path / "c.zip")
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+left, real = int(sys.argv[1]), os.replace
+def replace(*names):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    real(*names)
+os.replace = replace
+from wesp_lap.corpora import archives, parts
+archives._THREADS = 1
+(archive,) = parts.find_archives(sys.argv[2])
+archives.unpack(archive, Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize("steps", [0, 1, 3, 4])
+def test_a_killed_run_goes_on_and_leaves_no_half_files(tmp_path, make, steps):
+    path = make(tmp_path / ("c.zip" if make is make_zip else "c.tar.gz"))
+    words = [sys.executable, "-c", DYING, str(steps), str(path), str(tmp_path / "out")]
+    assert subprocess.run(words, check=False).returncode == 9
+    left = contents(tmp_path / "out")
+    assert len(left) == min(steps, 3) and left.items() <= FILES.items()
+    assert contents(unpack(only(path), tmp_path / "out")) == FILES
+    assert not list((tmp_path / "out").rglob(".*.wav.partial"))

@@ -1,6 +1,8 @@
 """Audio files of a corpus: found once, in order, with every fault named."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -94,3 +96,32 @@ def test_a_data_directory_of_somebody_else_is_left_alone(tmp_path):
     with pytest.raises(DataError, match="not made from a corpus here; give another folder"):
         write_data_dir(tmp_path, {"a": "1"}, {"a": "s"})
     assert (tmp_path / "wav.scp").read_text() == "theirs /a.wav\n"
+
+
+DYING = """
+import os, sys
+left, real = int(sys.argv[1]), os.replace
+def replace(*names):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    real(*names)
+os.replace = replace
+from wesp_lap.corpora.scan import write_data_dir
+wav = {"t/1": "/new/1.wav", "t/2": "/new/2.wav"}
+write_data_dir(sys.argv[2], wav, dict.fromkeys(wav, "t"))
+"""
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_killed_run_leaves_a_whole_directory_or_none(tmp_path, steps):
+    out = tmp_path / "d"
+    write_data_dir(out, {"s/1": "/old/1.wav"}, {"s/1": "s"}, {"s/1": 1.0})
+    words = [sys.executable, "-c", DYING, str(steps), str(out)]
+    assert subprocess.run(words, check=False).returncode == 9
+    if (out / "wav.scp").exists():
+        assert DataDir.load(out).utterances == ["s/1"] and steps == 0
+    wav = {"t/1": "/new/1.wav", "t/2": "/new/2.wav"}
+    write_data_dir(out, wav, dict.fromkeys(wav, "t"))
+    assert DataDir.load(out).utterances == ["t/1", "t/2"]
