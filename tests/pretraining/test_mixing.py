@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from wesp_lap.pretraining.mixing import MixingSettings, gain, mix_utterances
+from wesp_lap.data.noise_bank import NoiseBank, make_noise_bank
+from wesp_lap.errors import DataError
+from wesp_lap.pretraining.mixing import BankNoise, MixingSettings, gain, mix_utterances
 from wesp_lap.seeding import generator
 
 ALWAYS = MixingSettings(prob=1.0)
@@ -114,6 +117,25 @@ def test_noise_may_be_shorter_than_a_piece():
     for seed in range(20):
         mixed = mix_utterances(speech(), settings, generator(seed), lambda rng: torch.ones(3))
         assert ((mixed != speech()).sum(dim=1) <= 3).all()
+
+
+def test_noise_of_a_bank(tmp_path):
+    """Each recording has a level of its own, by which its pieces are known."""
+    files = (("noise", 0.25, 7), ("noise", 0.5, 2), ("music", 0.75, 3), ("speech", 0.9, 3))
+    for category, level, seconds in files:
+        file = tmp_path / "musan" / category / f"{level}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, np.full(seconds * 16000, level), 16000)
+    make_noise_bank(tmp_path / "bank", tmp_path / "musan")
+    bank = NoiseBank(tmp_path / "bank")
+    noise, rng = BankNoise(bank), generator(1)
+    drawn = [noise(rng) for _ in range(60)]
+    assert {round(float(clip.mean()), 3) for clip in drawn} == {0.25, 0.5}
+    assert {len(clip) for clip in drawn} == {5 * 16000, 2 * 16000}
+    both = BankNoise(bank, ("noise", "music"))
+    assert {round(float(both(rng).mean()), 3) for _ in range(60)} == {0.25, 0.5, 0.75}
+    with pytest.raises(DataError, match="holds no hum"):
+        BankNoise(bank, ("music", "hum"))
 
 
 def test_noise_needs_a_source():

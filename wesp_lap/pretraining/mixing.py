@@ -6,12 +6,14 @@ speaker. Source: docs/methods.md, section 6.4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from wesp_lap.data.noise_bank import NoiseBank
 
 NoiseSource = Callable[[np.random.Generator], Tensor]
 """Draws a clip of noise (n,), n > 0, as float32 in [-1, 1]."""
@@ -96,3 +98,26 @@ def gain(main: Tensor, source: Tensor, snr: float) -> Tensor:
     power = source.square().mean()
     ratio = main.square().mean() / (power * 10 ** (snr / 10))
     return torch.where(power > 0, ratio.sqrt(), 0.0)
+
+
+class BankNoise:
+    """Pieces of at most 5 s from a noise bank, all equally likely; a NoiseSource.
+
+    Args:
+        bank: The bank.
+        categories: Categories to draw from.
+
+    Raises:
+        DataError: a category is empty.
+    """
+
+    def __init__(self, bank: NoiseBank, categories: Sequence[str] = ("noise",)) -> None:
+        bank.check(categories)
+        self._bank = bank
+        self._pieces = np.concatenate([bank.pieces(category) for category in categories])
+
+    def __call__(self, rng: np.random.Generator) -> Tensor:
+        """Draw a piece (n,)."""
+        first, length = self._pieces[rng.integers(len(self._pieces))]
+        samples = self._bank.read(int(first), int(length))
+        return torch.from_numpy(samples.astype(np.float32) / 32768)
