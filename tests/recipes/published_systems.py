@@ -20,6 +20,9 @@ OWN_FRONTENDS = {"hubert-base": HUBERT, "wavlm-base": WAVLM, "conformer-base": C
 """Size of each kind of frontend that is pre-trained here."""
 
 
+Rates = tuple[float, float, float, float]
+
+
 class System(NamedTuple):
     """Sizes and schedule of a row.
 
@@ -35,14 +38,19 @@ class System(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A phase as published; rates are those of the first step, of the peak, and of the last."""
+    """A phase as published.
+
+    Rates are those of the first step, of the peak, of the middle step, and of the last one. Margins
+    are those of the first and of the last step; ``ramp`` is the epochs between which they rise.
+    """
 
     epochs: int
     frozen: bool
     batch: int
     crop: float
-    rates: tuple[float, float, float]
+    rates: Rates
     margin: tuple[float, float]
+    ramp: tuple[int, int] = (0, 0)
     topk: int = 0
     penalty: float = 0.0
     speed: bool = False
@@ -52,33 +60,52 @@ class Phase(NamedTuple):
 
 
 def _lap(frozen: bool) -> Phase:
-    rates, margin = (1e-5, 1e-3, 1e-5), (0.0, 0.3)
-    return Phase(40, frozen, 512, 2, rates, margin, 5, 0.06, True, 0.6, decay=5e-5)
+    rates, margin = (1e-5, 1e-3, 5.90956e-4, 1e-5), (0.0, 0.3)
+    return Phase(40, frozen, 512, 2, rates, margin, (0, 20), 5, 0.06, True, 0.6, decay=5e-5)
 
 
-def _own(epochs: int, frozen: bool, crop: float, lr: tuple[float, float], margin: float) -> Phase:
+def _own(
+    epochs: int, frozen: bool, crop: float, lr: tuple[float, float, float], margin: float
+) -> Phase:
     """A rate that starts at its peak."""
     rates, margins = (lr[0], *lr), (margin, margin)
     return Phase(epochs, frozen, 100, crop, rates, margins, noise=1.0)
 
 
-def _pooling(rates: tuple[float, float, float], frozen: bool = False, margin: float = 0.2) -> Phase:
+def _pooling(rates: Rates, frozen: bool = False, margin: float = 0.2) -> Phase:
     return Phase(10, frozen, 128, 3, rates, (margin, margin))
 
 
 def _sgd(
-    epochs: int, batch: int, crop: float, peak: float, last: float, margin: float, speed: bool
+    epochs: int,
+    batch: int,
+    crop: float,
+    peak: float,
+    half: float,
+    last: float,
+    margin: float,
+    speed: bool,
 ) -> Phase:
     margins = (0.0 if epochs == 150 else margin, margin)
-    rates = (0.0, peak, last)
+    rates, ramp = (0.0, peak, half, last), (19, 39) if epochs == 150 else (0, 0)
     return Phase(
-        epochs, False, batch, crop, rates, margins, 0, 0.0, speed, 0.6, optimizer="sgd", decay=1e-4
+        epochs,
+        False,
+        batch,
+        crop,
+        rates,
+        margins,
+        ramp,
+        0,
+        0.0,
+        speed,
+        0.6,
+        optimizer="sgd",
+        decay=1e-4,
     )
 
 
-def _bert(
-    epochs: int, frozen: bool, batch: int, crop: float, rates: tuple[float, float, float]
-) -> Phase:
+def _bert(epochs: int, frozen: bool, batch: int, crop: float, rates: Rates) -> Phase:
     last = epochs == 2
     margin = 0.5 if last else 0.2
     return Phase(
@@ -95,48 +122,82 @@ def _bert(
     )
 
 
-_LAP_LARGE_MARGIN = Phase(3, False, 512, 6, (5e-6, 5e-6, 5e-6), (0.5, 0.5), noise=0.6, decay=1e-5)
-_JOINT_OWN = _own(10, False, 3, (5e-4, 1.9371e-4), 0.2)
-_LARGE_MARGIN_OWN = _own(3, False, 5, (1.74339e-4, 1.41215e-4), 0.5)
+_LAP_LARGE_MARGIN = Phase(
+    3, False, 512, 6, (5e-6, 5e-6, 5e-6, 5e-6), (0.5, 0.5), noise=0.6, decay=1e-5
+)
+_JOINT_OWN = _own(10, False, 3, (5e-4, 2.95245e-4, 1.9371e-4), 0.2)
+_LARGE_MARGIN_OWN = _own(3, False, 5, (1.74339e-4, 1.56905e-4, 1.41215e-4), 0.5)
 
 PROTOCOLS: dict[str, dict[str, Phase]] = {
     "lap": {
         "frozen": _lap(True),
         "joint": Phase(
-            10, False, 512, 2, (5e-6, 5e-5, 5e-6), (0.3, 0.3), 5, 0.06, noise=0.6, decay=1e-5
+            10,
+            False,
+            512,
+            2,
+            (5e-6, 5e-5, 3.14071e-5, 5e-6),
+            (0.3, 0.3),
+            (0, 0),
+            5,
+            0.06,
+            noise=0.6,
+            decay=1e-5,
         ),
         "large_margin": _LAP_LARGE_MARGIN,
     },
     "lap_frozen": {"frozen": _lap(True)},
     "lap_fbank": {"train": _lap(False), "large_margin": _LAP_LARGE_MARGIN},
     "self_pretraining": {
-        "frozen": _own(10, True, 3, (5e-4, 1.9371e-4), 0.2),
+        "frozen": _own(10, True, 3, (5e-4, 2.95245e-4, 1.9371e-4), 0.2),
         "joint": _JOINT_OWN,
         "large_margin": _LARGE_MARGIN_OWN,
     },
     "random_init": {"joint": _JOINT_OWN, "large_margin": _LARGE_MARGIN_OWN},
-    "universal_pooling": {"": _pooling((1.2e-4, 3e-3, 1.2e-8), frozen=True)},
-    "layer_mean": {"": _pooling((2e-4, 5e-3, 2e-8), margin=0.4)},
-    "first_frame": {"": _pooling((5e-6, 5e-5, 5e-6))},
-    "pooling_xvector": {"": _pooling((1e-3, 1e-3, 1e-3))},
-    "pooling_ecapa": {"": _pooling((1e-8, 1e-3, 1e-8))._replace(decay=2e-5)},
+    "universal_pooling": {"": _pooling((1.2e-4, 3e-3, 1.7605e-3, 1.2e-8), frozen=True)},
+    "layer_mean": {"": _pooling((2e-4, 5e-3, 4.642e-3, 2e-8), margin=0.4)},
+    "first_frame": {"": _pooling((5e-6, 5e-5, 5e-5, 5e-6))},
+    "pooling_xvector": {"": _pooling((1e-3, 1e-3, 1e-3, 1e-3))},
+    "pooling_ecapa": {"": _pooling((1e-8, 1e-3, 1e-8, 1e-8))._replace(decay=2e-5)},
     # 0.4 and 0.0002 are four times 0.1 and 0.00005; the peak is where the warm-up meets the fall.
     "wespeaker": {
-        "train": _sgd(150, 256, 2.015, 0.29513, 2e-4, 0.2, True),
-        "large_margin": _sgd(5, 128, 6.015, 1.51572e-4, 5e-5, 0.5, False),
+        "train": _sgd(150, 256, 2.015, 0.29513, 8.94427e-3, 2e-4, 0.2, True),
+        "large_margin": _sgd(5, 128, 6.015, 1.51572e-4, 1e-4, 5e-5, 0.5, False),
     },
     "wespeaker_wavlm": {
-        "frozen": _sgd(150, 2048, 3, 2.21386, 3.2e-4, 0.2, True)._replace(
+        "frozen": _sgd(150, 2048, 3, 2.21386, 0.032, 3.2e-4, 0.2, True)._replace(
             frozen=True, topk=5, penalty=0.06
         ),
-        "joint": _sgd(20, 512, 3, 7.46426e-3, 2e-3, 0.2, True)._replace(topk=5, penalty=0.06),
-        "large_margin": _sgd(20, 256, 6, 3.73213e-4, 1e-4, 0.5, False),
+        "joint": _sgd(20, 512, 3, 7.46426e-3, 4e-3, 2e-3, 0.2, True)._replace(topk=5, penalty=0.06),
+        "large_margin": _sgd(20, 256, 6, 3.73213e-4, 2e-4, 1e-4, 0.5, False),
     },
     "w2v_bert": {
-        "frozen": _bert(3 * 15, True, 512, 3, (1.3316e-7, 1e-4, 1e-5)),  # first: 1/751
-        "joint": _bert(3 * 4, False, 512, 3, (1e-5, 1e-5, 5e-6)),
-        "large_margin": _bert(2, False, 256, 6, (1e-5, 1e-5, 5e-6)),
+        "frozen": _bert(3 * 15, True, 512, 3, (1.3316e-7, 1e-4, 1e-4, 1e-5)),  # first: 1/751
+        "joint": _bert(3 * 4, False, 512, 3, (1e-5, 1e-5, 5e-6, 5e-6)),
+        "large_margin": _bert(2, False, 256, 6, (1e-5, 1e-5, 5e-6, 5e-6)),
     },
+}
+
+LOSSES = {
+    "lap": ("aam", 30, 3, "mm", "lap"),
+    "self_pretraining": ("aam", 30, 1, "mm", "mhfa"),
+    "universal_pooling": ("aam", 30, 1, "mm", "lap"),
+    "layer_mean": ("am", 30, 1, None, "lap"),
+    "pooling_xvector": ("softmax", None, None, None, "lap"),
+    "wespeaker": ("aam", 32, 1, "mmm", "wespeaker"),
+    "wespeaker_wavlm": ("aam", 32, 3, "mmm", "wespeaker"),
+    "w2v_bert": ("aam", 32, 1, "mmm", "wespeaker"),
+}
+"""Loss, scale, sub-centres, what replaces the margin at wide angles, and the set of augmentations.
+
+By protocol; LOSS_OF says which of these the other protocols share.
+"""
+LOSS_OF = {
+    "lap_frozen": "lap",
+    "lap_fbank": "lap",
+    "random_init": "self_pretraining",
+    "first_frame": "universal_pooling",
+    "pooling_ecapa": "universal_pooling",
 }
 
 _LAP_BASE, _LAP_LARGE = 1_713_780, 2_312_464
@@ -205,6 +266,7 @@ _CNCELEB = (
     *(name for name in _VOXCELEB if _VOXCELEB[name].protocol == "lap"),
     *(f"self_pretraining/{name}" for name in ("ecapa", "mhfa")),
     *(f"self_pretraining/hubert_{start}_ecapa" for start in ("ls960", "random")),
+    *(f"self_pretraining/hubert_{start}_mhfa" for start in ("ls960", "random")),
     *(f"wespeaker/fbank_{name}" for name in ("ecapa_512", "ecapa_1024", "resnet34")),
 )
 

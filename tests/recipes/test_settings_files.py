@@ -1,13 +1,15 @@
 """Every settings file of the recipes: it loads, and has the size and the schedule of its paper."""
 
 import functools
+import inspect
 import json
 import re
 
 import pytest
 import torch
 from helpers import ROOT
-from published_systems import LORA_PARAMETERS, OWN_FRONTENDS, PROTOCOLS, SYSTEMS
+from published_systems import LORA_PARAMETERS, LOSS_OF, OWN_FRONTENDS, PROTOCOLS, SYSTEMS
+from published_systems import LOSSES as PUBLISHED_LOSSES
 
 from wesp_lap.coerce import Section
 from wesp_lap.config import build, load_yaml, phase_names, to_plain
@@ -167,8 +169,47 @@ def test_the_phases_are_those_of_the_paper(name):
         assert settings.optimizer.name == row.optimizer
         assert settings.optimizer.options.get("weight_decay", 0) == row.decay
         rates = rates_of(json.dumps(settings.lr_schedule.as_mapping()), total, steps)
-        shown = (rates[0], max(rates), rates[-1])
+        shown = (rates[0], max(rates), rates[total // 2], rates[-1])
         assert shown == pytest.approx(row.rates, rel=1e-2, abs=2e-4 * max(row.rates))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_margin_rises_between_the_epochs_of_the_paper(name):
+    path = SYSTEM_FILES[name]
+    for phase, row in PROTOCOLS[SYSTEMS[name].protocol].items():
+        settings = settings_of(path, phase or None)
+        steps = steps_of(settings)
+        begin, end = (epoch * steps for epoch in row.ramp)
+        first, last = row.margin
+        margins = [settings.margin.margin(step, steps) for step in range(end + 1)]
+        assert set(margins[: begin + 1]) == {first} and margins[end] == last
+        assert begin == end or first < margins[begin + 1] < margins[end - 2] < last
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_loss_and_augmentation_are_those_of_the_paper(name):
+    path, protocol = SYSTEM_FILES[name], SYSTEMS[name].protocol
+    *loss, augmentations = PUBLISHED_LOSSES[LOSS_OF.get(protocol, protocol)]
+    for phase in phases_of(path):
+        settings = settings_of(path, phase)
+        known = inspect.signature(LOSSES[settings.loss.name]).parameters
+        options = {key: parameter.default for key, parameter in known.items()}
+        options |= settings.loss.options
+        shown = [options.get(key) for key in ("scale", "sub_centers", "fallback")]
+        assert [settings.loss.name, *shown] == loss
+        assert settings.data.augment.set == augmentations
+
+
+@pytest.mark.parametrize("recipe", ["voxceleb", "vctk", "librispeech"])
+def test_of_the_first_layer_rival_what_follows_the_projection_learns_in_the_end(recipe):
+    path = SYSTEM_FILES[f"{recipe}/universal_pooling/wav2vec2_layer_mean"]
+    settings = settings_of(path, None)
+    model = on_meta(published(settings.frontend), settings.backend)
+    model.frontend.freeze(settings.training.freeze_frontend)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == 4_719_488 + 1_536 + 7_087_872  # position convolution, norm, layer
+    steps = settings.groups.unfreeze_after * steps_of(settings)
+    assert steps == pytest.approx(10_000 * 10_000 / 13_000, abs=0.1)
 
 
 @functools.cache
