@@ -282,6 +282,24 @@ def test_offline_weights_that_are_not_cached_are_an_error(monkeypatch):
     assert check_weights("nobody/no-model")[0].level == "ok"
 
 
+def test_the_hubs_cache_is_looked_into(tmp_path):
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("abc")
+    code = "from wesp_lap.training.ready import check_weights as c; print(c('some/model')[0].text)"
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+    def said():
+        words = [sys.executable, "-c", code]
+        return subprocess.run(words, capture_output=True, text=True, env=env, check=True).stdout
+
+    (snapshot / "config.json").write_text("{}")
+    assert "not in the hub's cache" in said()
+    (snapshot / "model.safetensors").write_bytes(b"x")
+    assert said() == "some/model: in the hub's cache\n"
+
+
 def test_gpus_are_compared_with_processes(monkeypatch):
     import torch
 
