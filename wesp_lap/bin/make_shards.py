@@ -37,7 +37,7 @@ def main(
         sample_rate: Sampling rate of the shards in Hz.
         seed: Seed of the order of utterances.
         nj: Processes; 0 means one per core.
-        max_bad: Number of unusable utterances that may be left out.
+        max_bad: Number of unusable utterances that may be left out; OUT/bad.txt lists them.
         vad: Cut out the speech and join it: the data directory's own vad, or a file.
         allow_pipe: Run the commands in wav.scp, each once, without a shell.
         check: Decode all files that are kept as they are, or believe the headers of FLAC and Ogg.
