@@ -117,18 +117,20 @@ def test_no_corpus_where_one_is_named_is_an_error_of_the_table(tmp_path):
 
 
 def test_archives_need_room_until_they_are_unpacked(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / "vox2_dev_aac.zip", "w") as package:
-        package.writestr("dev/aac/id00012/v/1.m4a", os.urandom(100_000))
-    inputs = Inputs(vox2=[tmp_path / "vox2_dev_aac.zip"])
-    usage = SimpleNamespace(free=150 * 10**9)
+    archive = tmp_path / "vox2_dev_aac.zip"
+    with zipfile.ZipFile(archive, "w") as package:
+        package.writestr("dev/aac/id00012/v/1.m4a", bytes(3_300_000))  # a tenth of an hour
+    inputs = Inputs(vox2=[archive])
+    usage = SimpleNamespace(free=11_000_000)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
-    disk = by_name(check_inputs(inputs, tmp_path / "data"), "disk")
-    assert disk[0].level == "warning"  # 2,360 h of FLAC
-    assert "shards of 2,360.0 h of speech and unpacked archives: about 146.3 GB" in disk[0].text
-    usage.free = 10**9
-    assert by_name(check_inputs(inputs, tmp_path), "disk")[0].level == "error"
-    content = (tmp_path / "vox2_dev_aac.zip").read_bytes()
-    (tmp_path / "vox2_dev_aac.zip").write_bytes(content[:-60])
+    (disk,) = by_name(check_inputs(inputs, tmp_path / "data"), "disk")
+    # 62 MB an hour of shards, and a quarter more than the archive for its files: 10.3 MB.
+    assert disk.level == "warning"
+    assert "shards of 0.1 h of speech and unpacked archives: about 0.0 GB" in disk.text
+    usage.free = 10_000_000
+    (disk,) = by_name(check_inputs(inputs, tmp_path / "data"), "disk")
+    assert disk.level == "error" and "make room" in disk.mend
+    archive.write_bytes(archive.read_bytes()[:-60])
     assert "the end of the zip archive is missing" in errors(check_inputs(inputs, tmp_path))[0].text
 
 

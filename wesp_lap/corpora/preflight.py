@@ -116,7 +116,8 @@ def _voxceleb(
     files = corpus.files.get(train, {})
     found.train_hours = _hours((file.path, file.size) for file in files.values())
     if train in corpus.archives:
-        found.train_hours = SIZES[train].hours
+        suffix = ".m4a" if train == "vox2_dev" else ".wav"
+        found.train_hours = corpus.archives[train].size / _HOUR_BYTES[suffix]
     paths = [file.path for group in corpus.files.values() for file in group.values()]
     return checks + _examples("voxceleb", paths) + _trials(inputs, corpus, published)
 

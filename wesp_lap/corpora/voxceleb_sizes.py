@@ -10,18 +10,17 @@ from wesp_lap.kaldi.problems import Problem, some
 
 @dataclass(frozen=True)
 class Size:
-    """Speakers and utterances that were published; their audio lasts about ``hours``."""
+    """Speakers and utterances that were published."""
 
     speakers: int
     utterances: int
-    hours: float
 
 
 SIZES: Mapping[str, Size] = {
-    "vox1_dev": Size(1211, 148_642, 340),
-    "vox1_test": Size(40, 4_874, 11),
-    "vox2_dev": Size(5994, 1_092_009, 2360),
-    "vox2_test": Size(118, 36_237, 80),
+    "vox1_dev": Size(1211, 148_642),
+    "vox1_test": Size(40, 4_874),
+    "vox2_dev": Size(5994, 1_092_009),
+    "vox2_test": Size(118, 36_237),
 }
 VOX1_TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))
 VOX1_SPEAKERS = frozenset(f"id{number}" for number in range(10001, 11252))
