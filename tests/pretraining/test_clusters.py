@@ -158,6 +158,8 @@ def test_utterances_are_chosen_by_seed_and_key():
 def test_clusters_of_a_corpus(tiny_corpus, tmp_path):
     settings = KMeansSettings(10, batch_size=1000, n_init=2)
     source = open_source(tiny_corpus.data)
+    (tmp_path / ".frames").mkdir()
+    (tmp_path / ".frames" / "frames").write_bytes(b"of a run that was killed")
     clusters = learn_clusters(source, tmp_path, MFCC, settings, Sampling(1.0), HERE, True)
     record = json.loads((tmp_path / "clusters.json").read_text())
     frames = np.concatenate(

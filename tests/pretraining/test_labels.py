@@ -262,6 +262,11 @@ def test_utterances_that_cannot_be_labelled_are_all_named(clusters, tmp_path, mo
     assert (tmp_path / "out" / "parts" / "00000" / "done.json").exists()
 
 
+def test_mfcc_have_no_encoder(clusters, tiny_corpus, tmp_path):
+    with pytest.raises(ConfigError, match="clusters are of MFCC"):
+        make_labels(open_source(tiny_corpus.data), clusters, tmp_path, HERE, "encoder")
+
+
 def test_the_encoder_must_be_the_one_of_the_clusters(tmp_path):
     from helpers import tiny_frontend
 

@@ -45,12 +45,13 @@ def main(
         device: cpu or cuda, for an encoder; a GPU when there is one by default.
         nj: Processes on a CPU; 0 means one per core.
     """
-    count = num_clusters or (100 if features == "mfcc" else 500)
+    if num_clusters is None:
+        num_clusters = 100 if features == "mfcc" else 500
     learn_clusters(
         open_source(data, shards),
         out,
         FeatureSettings(features, model, layer),
-        KMeansSettings(count, seed),
+        KMeansSettings(num_clusters, seed),
         Sampling(fraction, max_frames, seed),
         Workers(device, nj),
         stability,

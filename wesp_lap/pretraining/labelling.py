@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from wesp_lap.errors import DataError, problem_list
+from wesp_lap.errors import ConfigError, DataError, problem_list
 from wesp_lap.extraction.sources import Source
 from wesp_lap.files import PathLike, Stamp, atomic_write, read_json, sha256, write_json
 from wesp_lap.log import get_logger, progress
@@ -84,7 +84,9 @@ def make_labels(
 def _features_of(clusters: Clusters, clusters_dir: PathLike, model: str | None) -> FeatureSettings:
     kind = clusters.features.get("kind")
     if kind == "mfcc":
-        settings = FeatureSettings("mfcc", model)  # a model is refused there
+        if model:
+            raise ConfigError(f"--model {model}: the clusters are of MFCC, which have no encoder")
+        settings = FeatureSettings()
     else:
         where = model or clusters.record.get("model")
         settings = FeatureSettings("layer", where, int(clusters.features.get("layer", 0)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,14 +118,24 @@ def learn_clusters(
     if stamp.is_fresh():
         get_logger().info("%s: up to date", folder)
         return Clusters.load(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".frames-", dir=folder) as scratch:
-        collected = _collect(source, rows, features, sampling, workers, Path(scratch) / "frames")
+    with _scratch(folder / ".frames") as scratch:
+        collected = _collect(source, rows, features, sampling, workers, scratch / "frames")
         data = {"name": source.name, "utterances": len(rows), **collected.record}
         clusters = _fit(collected, features, settings, {"fitted_on": data})
         outputs = _write(folder, clusters, collected, settings, sampling, stability)
     stamp.write(outputs)
     return clusters
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Give an empty folder, also when a run that was killed has left one, and remove it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
