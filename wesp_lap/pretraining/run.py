@@ -19,8 +19,8 @@ from wesp_lap.log import get_logger
 from wesp_lap.pretraining.encoders import build_encoder
 from wesp_lap.pretraining.held_out import HeldOutValidator, Split, split_utterances
 from wesp_lap.pretraining.labels import LABEL_TYPE, LABELS_FILE, LabelStore
+from wesp_lap.pretraining.mixing import BankNoise
 from wesp_lap.pretraining.network import PretrainNetwork
-from wesp_lap.pretraining.noise import BankNoise
 from wesp_lap.pretraining.settings import PretrainSettings
 from wesp_lap.pretraining.targets import FrameTargets, check_labels, encoder_framing
 from wesp_lap.pretraining.task import NETWORK_FILE, PretrainState, PretrainTask
