@@ -35,8 +35,8 @@ def main(
     if out is None or not corpora:
         raise ConfigError("give --out DIR and --corpora NAME[,NAME...]; --list shows the names")
     for path, digest in download(out, corpora, mirror, only or (), jobs).items():
-        unknown = f"SHA-256 {digest}: no published checksum to compare it with" if digest else "ok"
-        print(f"{path}: {unknown}")
+        note = f", SHA-256 {digest}: no published checksum to compare it with" if digest else ""
+        print(f"{path}: there{note}")
     print(f"{free_gb(out):.0f} GB are free in {out}")
 
 
