@@ -156,7 +156,7 @@ def _settings(name: str, options: argparse.Namespace, **data: Any) -> TrainSetti
     return settings
 
 
-class _NoCheckpoints(CheckpointFolder):
+class NoCheckpoints(CheckpointFolder):
     """Saves nothing."""
 
     def save(self, *arguments: object, **options: object) -> None:  # type: ignore[override]
@@ -178,7 +178,7 @@ class _BareNetwork(nn.Module):
         return self.classifier(self.model(waves), labels, margin, 0.0).loss
 
 
-class _Rounds:
+class Rounds:
     """Stands for the sample stream: an epoch of the trainer is a round, others run before it."""
 
     def __init__(
@@ -241,7 +241,7 @@ class _Candidates:
         self, name: str, options: argparse.Namespace, process: Process, folder: Path
     ) -> None:
         self.settings = _settings(name, options)
-        self.checkpoints = _NoCheckpoints(folder / "checkpoints")
+        self.checkpoints = NoCheckpoints(folder / "checkpoints")
         self.resident: dict[str, float] = {}
         self._frozen, _, self._margin = PHASES[name]
         self._options, self._process = options, process
@@ -288,7 +288,7 @@ def _compare(name: str, options: argparse.Namespace, process: Process) -> None:
         make = _Candidates(name, options, process, Path(folder))
         batches = _batches(make.settings, make.speakers, process)
         others = {"bare": make.bare(), "plain": make.plain()}
-        rounds: Any = _Rounds(batches, others, options, process)
+        rounds: Any = Rounds(batches, others, options, process)
         phase, settings = make.phase(), make.settings
         samples = settings.data.crop_samples
         flops = step_flops(phase.model, phase.classifier, process.device, samples)(samples)
@@ -330,7 +330,7 @@ def _batches(settings: TrainSettings, utterances: Any, process: Process) -> Iter
 def _print(
     name: str,
     options: argparse.Namespace,
-    rounds: _Rounds,
+    rounds: Rounds,
     resident: dict[str, float],
     flops: float,
 ) -> None:

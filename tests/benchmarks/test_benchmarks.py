@@ -39,6 +39,7 @@ SMALL = {
     "frontends": ["--model", "small", "--seconds", "1", "--rounds", "1"],
     "scoring": ["--scale", "0.01", "--rounds", "1", "--loop_trials", "50"],
     "plda": ["--utterances", "200", "--speakers", "20", "--dim", "8", "--rounds", "1"],
+    "pretraining": ["--rounds", "1"],
     "training": ["--batch", "4", "--rounds", "1", "--classes", "20"],
 }
 LAST_WORDS = {
@@ -47,6 +48,7 @@ LAST_WORDS = {
     "conversion": "x real time",
     "learning": "superb_astp",
     "packing": "ratio",
+    "pretraining": "conformer  bare",
     "stream": "resume_seconds",
     "training": "data wait of the other steps",
 }

@@ -220,6 +220,27 @@ def test_batches_by_length_are_limited_in_duration_and_alike_in_length(world_siz
     assert used / kept > 0.95  # what cropping to the shortest loses
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("steps", [5, 40, 1000])
+def test_epochs_of_so_many_steps_by_length_go_on_in_the_passes(world_size, steps):
+    """The steps of all epochs are those of the passes, one after the other."""
+    data = corpus(600)
+    by_pass = LengthSampling(data, 0, 0, world_size)
+    by_steps = LengthSampling(data, 0, 0, world_size, epoch_steps=steps)
+    assert by_steps.steps == steps and by_steps.smallest == by_pass.smallest
+    epochs = -(-2 * by_pass.steps // steps)
+    for rank in range(world_size):
+        whole = [p for e in range(2 + steps) for p in batches(by_pass, rank, world_size, e)][
+            : epochs * steps
+        ]
+        parts = [p for e in range(epochs) for p in batches(by_steps, rank, world_size, e)]
+        assert len(parts) == epochs * steps
+        for one, other in zip(whole, parts, strict=True):
+            assert one.rows.tolist() == other.rows.tolist() and one.samples == other.samples
+    with pytest.raises(ConfigError, match="epoch_steps must be at least 1"):
+        LengthSampling(data, 0, 0, world_size, epoch_steps=0)
+
+
 @pytest.mark.parametrize("total", [1001, 1999, 2001, 5003])
 def test_no_batch_by_length_is_what_full_buckets_leave_over(total):
     data = Corpus(np.zeros(total, int), np.zeros(total, int), np.full(total, 64000))
