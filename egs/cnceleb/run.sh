@@ -77,7 +77,11 @@ trial_speakers=$eval/by/speaker
 report_words=(--by "$eval/by/test_genre")
 
 if run_stage -1 "download"; then
-  run download --out "${download:?give --download DIR}" --corpora cnceleb1,cnceleb2,musan,rirs
+  [ -n "$download" ] || refuse "give --download DIR"
+  run download --out "$download" --corpora cnceleb1,cnceleb2,musan,rirs
+  for name in cnceleb1 cnceleb2; do
+    run unpack --source "$download/$name" --out "$download/$name"
+  done
 fi
 if run_stage 0 "checks"; then
   stage_checks ${cnceleb1:+--cnceleb1 "$cnceleb1"} ${cnceleb2:+--cnceleb2 "$cnceleb2"}

@@ -74,14 +74,15 @@ esac
 train=$data/$train_set eval=$data/$eval_set
 train_dir=$data/train_$train_set eval_dir=$data/eval_$eval_set
 
-# The trial lists that stage 1 has written, or that a data folder of WeSpeaker's holds.
+# The trial lists that stage 1 has written, or that a data folder of WeSpeaker's holds: the known
+# ones first, then others.
 find_trials() {
-  local name folder
-  trials=
+  local path folder
   for folder in "$data/trials" "$data/vox1/trials"; do
-    for name in O_cleaned E_cleaned H_cleaned O; do
-      [ -n "$folder" ] && [ -f "$folder/vox1_$name.kaldi" ] || continue
-      trials+=${trials:+,}$folder/vox1_$name.kaldi
+    trials=
+    for path in "$folder"/vox1_{O,E,H}_cleaned.kaldi "$folder"/*.kaldi; do
+      [ -f "$path" ] && [[ ",$trials," != *",$path,"* ]] || continue
+      trials+=${trials:+,}$path
     done
     [ -z "$trials" ] || return 0
   done
@@ -95,7 +96,8 @@ if [ -n "$download" ]; then
 fi
 
 if run_stage -1 "download"; then
-  run download --out "${download:?give --download DIR}" --corpora voxceleb1,voxceleb2,musan,rirs
+  [ -n "$download" ] || refuse "give --download DIR"
+  run download --out "$download" --corpora voxceleb1,voxceleb2,musan,rirs
 fi
 if run_stage 0 "checks"; then
   stage_checks ${vox1:+--vox1 "$vox1"} ${vox2:+--vox2 "$vox2"} ${trials:+--trials "$trials"}

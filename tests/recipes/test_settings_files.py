@@ -244,7 +244,7 @@ def test_no_two_files_of_a_recipe_say_the_same(recipe):
         assert other == path
 
 
-@pytest.mark.parametrize("recipe", ["voxceleb", "cnceleb"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_readme_lists_every_file_and_no_other(recipe):
     families = sorted({name.split("/")[1] for name in SYSTEM_FILES})
     text = (EGS / recipe / "README.md").read_text()
