@@ -30,6 +30,7 @@ from wesp_lap.pretraining.run import build_network, open_state, pretrain
 from wesp_lap.pretraining.targets import FrameTargets, encoder_framing
 from wesp_lap.pretraining.task import FIGURES, NETWORK_FILE, PretrainTask
 from wesp_lap.tensors import load_tensors
+from wesp_lap.training import memory
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.engine import Engine, seed_step
 from wesp_lap.training.interruption import Interruption
@@ -337,3 +338,30 @@ def test_an_engine_refuses_more_chunks_than_utterances(pretrain_settings):
     with pytest.raises(ConfigError, match="into chunks of at least 1; lower it"):
         Engine(settings, task, Process(0, 1, CPU), Batches(), Interruption())
     assert Section("hubert") != settings.encoder
+
+
+def test_the_largest_batch_is_tried_without_a_trace(pretrain_settings, tmp_path, monkeypatch):
+    """As on a GPU; and when it does not fit, what is advised are settings of pre-training."""
+    sampling = {"max_seconds": 8.0}
+    settings = pretrain_settings(data={"sampling": sampling}, training={"epochs": 1})
+    pretrain(settings, tmp_path / "plain")
+    monkeypatch.setattr(memory, "is_wanted", lambda settings, task, device: True)
+    pretrain(settings, tmp_path / "tried")
+    one, other = (
+        load_tensors(tmp_path / run / "final" / NETWORK_FILE) for run in ("plain", "tried")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    compute = PretrainTask.compute
+
+    def limited(self, network, waves, labels, plan):
+        if len(waves) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return compute(self, network, waves, labels, plan)
+
+    monkeypatch.setattr(PretrainTask, "compute", limited)
+    advice = (
+        r"Raise training\.accumulate to 2; or lower data\.sampling\.max_seconds to 4; or set "
+        r"training\.gradient_checkpointing to true; or set training\.precision to bf16"
+    )
+    with pytest.raises(memory.OutOfMemoryError, match=advice):
+        pretrain(settings, tmp_path / "refused")
