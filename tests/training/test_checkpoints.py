@@ -24,8 +24,8 @@ from wesp_lap.training.checkpoint_files import (
     read_notes,
     read_speakers,
     restore,
+    speaker_content,
 )
-from wesp_lap.training.phase import speaker_content
 from wesp_lap.training.run import train
 
 FILES = (

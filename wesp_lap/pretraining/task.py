@@ -20,7 +20,8 @@ from wesp_lap.files import write_json
 from wesp_lap.pretraining.network import PretrainNetwork
 from wesp_lap.pretraining.operations import open_utilisation
 from wesp_lap.pretraining.settings import PretrainSettings
-from wesp_lap.training.checkpoint import Content, Moment
+from wesp_lap.training.checkpoint import Moment
+from wesp_lap.training.checkpoint_files import Content
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.meter import number
 from wesp_lap.training.mfu import Utilisation

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.amp import GradScaler
@@ -27,6 +27,7 @@ from wesp_lap.files import PathLike, point_link
 from wesp_lap.log import get_logger
 from wesp_lap.training.checkpoint_files import (
     OPTIMIZER_FILE,
+    Content,
     damage,
     read_validation,
     split_optimizer,
@@ -55,18 +56,6 @@ class Moment:
     def name(self) -> str:
         """Directory name; names sort as moments do."""
         return f"epoch_{self.epoch:03d}" + (f"_step_{self.step:05d}" if self.step else "")
-
-
-class Content(NamedTuple):
-    """What a checkpoint holds beside the state of the optimizer.
-
-    Attributes:
-        weights: Tensors by name, of each ``.safetensors`` file.
-        others: What writes each other file, given its path.
-    """
-
-    weights: Mapping[str, Mapping[str, Tensor]]
-    others: Mapping[str, Callable[[Path], None]]
 
 
 class CheckpointFolder:

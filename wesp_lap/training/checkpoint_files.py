@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,48 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from wesp_lap.errors import DataError
-from wesp_lap.files import read_json, sha256
-from wesp_lap.kaldi.tables import read_table
+from wesp_lap.files import atomic_write, read_json, sha256, write_json
+from wesp_lap.kaldi.tables import read_table, write_table
+from wesp_lap.model import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, SpeakerModel
 from wesp_lap.tensors import load_module, load_tensors
 
 CLASSIFIER_FILE = "classifier.safetensors"
 SPEAKERS_FILE = "speakers.txt"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+
+
+class Content(NamedTuple):
+    """What a checkpoint holds beside the state of the optimizer.
+
+    Attributes:
+        weights: Tensors by name, of each ``.safetensors`` file.
+        others: What writes each other file, given its path.
+    """
+
+    weights: Mapping[str, Mapping[str, Tensor]]
+    others: Mapping[str, Callable[[Path], None]]
+
+
+def speaker_content(
+    model: SpeakerModel, classifier: nn.Module, speakers: Mapping[str, int]
+) -> Content:
+    """Return the files of a checkpoint: a SpeakerModel directory and the classifier.
+
+    Args:
+        model: The model.
+        classifier: Its loss.
+        speakers: Class index of each speaker.
+    """
+    table = {name: str(index) for name, index in speakers.items()}
+    return Content(
+        weights={WEIGHTS_FILE: model.state_dict(), CLASSIFIER_FILE: classifier.state_dict()},
+        others={
+            CONFIG_FILE: partial(write_json, value=model.describe()),
+            CARD_FILE: partial(_write_text, text=model.model_card()),
+            SPEAKERS_FILE: partial(write_table, table=table),
+        },
+    )
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -111,3 +146,8 @@ def _join_optimizer(optimizer: Optimizer, checkpoint: Path) -> None:
         optimizer.load_state_dict({"state": entries, **plain})
     except ValueError as error:
         raise DataError(f"{checkpoint}: its optimizer state does not fit: {error}") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as stream:
+        stream.write(text)

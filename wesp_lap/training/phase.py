@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,19 @@ from wesp_lap.config import build, to_plain
 from wesp_lap.data.index import Utterances
 from wesp_lap.data.stream import speaker_classes
 from wesp_lap.errors import ConfigError, DataError
-from wesp_lap.files import atomic_write, read_json, write_json
-from wesp_lap.kaldi.tables import write_table
+from wesp_lap.files import read_json
 from wesp_lap.log import get_logger
 from wesp_lap.losses import LOSSES
-from wesp_lap.model import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, ModelSettings, SpeakerModel
+from wesp_lap.model import WEIGHTS_FILE, ModelSettings, SpeakerModel
 from wesp_lap.tensors import fit_module, load_tensors
-from wesp_lap.training.checkpoint import CheckpointFolder, Content, Moment
+from wesp_lap.training.checkpoint import CheckpointFolder, Moment
 from wesp_lap.training.checkpoint_files import (
     CLASSIFIER_FILE,
-    SPEAKERS_FILE,
     STATE_FILE,
+    Content,
     read_speakers,
     restore,
+    speaker_content,
 )
 from wesp_lap.training.groups import parameter_groups, warn_of_untrained
 from wesp_lap.training.optimizers import OPTIMIZERS
@@ -62,27 +61,6 @@ class Phase:
     def content(self) -> Content:
         """Return what a checkpoint holds."""
         return speaker_content(self.model, self.classifier, self.speakers)
-
-
-def speaker_content(
-    model: SpeakerModel, classifier: nn.Module, speakers: Mapping[str, int]
-) -> Content:
-    """Return the files of a checkpoint: a SpeakerModel directory and the classifier.
-
-    Args:
-        model: The model.
-        classifier: Its loss.
-        speakers: Class index of each speaker.
-    """
-    table = {name: str(index) for name, index in speakers.items()}
-    return Content(
-        weights={WEIGHTS_FILE: model.state_dict(), CLASSIFIER_FILE: classifier.state_dict()},
-        others={
-            CONFIG_FILE: partial(write_json, value=model.describe()),
-            CARD_FILE: partial(_write_text, text=model.model_card()),
-            SPEAKERS_FILE: partial(write_table, table=table),
-        },
-    )
 
 
 def open_phase(
@@ -306,8 +284,3 @@ def _optimizer(
     optimizer = build(OPTIMIZERS, settings.optimizer, "optimizer", parameters=groups, lr=0.0)
     warn_of_untrained(optimizer, settings.training.epochs)
     return optimizer
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as stream:
-        stream.write(text)

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from wesp_lap.coerce import Section
 from wesp_lap.data.crops import Batch
-from wesp_lap.training.checkpoint import Content, Moment
+from wesp_lap.training.checkpoint import Moment
+from wesp_lap.training.checkpoint_files import Content
 from wesp_lap.training.distributed import Process
 from wesp_lap.training.mfu import Utilisation
 from wesp_lap.training.settings import CommonLoopSettings
