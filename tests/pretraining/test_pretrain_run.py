@@ -22,9 +22,15 @@ from wesp_lap.data.index import load_utterances
 from wesp_lap.data.noise_bank import make_noise_bank
 from wesp_lap.data.stream import open_stream
 from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.extraction.sources import open_source
 from wesp_lap.frontends.transformer import TransformerFrontend
+from wesp_lap.pretraining.clusters import KMeansSettings
+from wesp_lap.pretraining.features import FeatureSettings
+from wesp_lap.pretraining.frames import Workers
 from wesp_lap.pretraining.held_out import HeldOutValidator, split_utterances
+from wesp_lap.pretraining.labelling import make_labels
 from wesp_lap.pretraining.labels import LabelStore
+from wesp_lap.pretraining.learning import Sampling, learn_clusters
 from wesp_lap.pretraining.operations import step_flops
 from wesp_lap.pretraining.run import build_network, open_state, pretrain
 from wesp_lap.pretraining.targets import FrameTargets, encoder_framing
@@ -365,3 +371,18 @@ def test_the_largest_batch_is_tried_without_a_trace(pretrain_settings, tmp_path,
     )
     with pytest.raises(memory.OutOfMemoryError, match=advice):
         pretrain(settings, tmp_path / "refused")
+
+
+def test_a_second_iteration_learns_from_the_layers_of_the_first(pretrain_settings, tmp_path):
+    """Labels at 50 Hz: one for each frame of a crop."""
+    first = pretrain_settings(training={"epochs": 1})
+    pretrain(first, tmp_path / "one")
+    source = open_source(None, first.data.shards)
+    features = FeatureSettings("layer", str(tmp_path / "one" / "encoder"), 1)
+    parts = KMeansSettings(6, n_init=1), Sampling(1.0), Workers("cpu", 1)
+    learn_clusters(source, tmp_path / "clusters", features, *parts)
+    make_labels(source, tmp_path / "clusters", tmp_path / "labels", Workers("cpu", 1))
+    pretrain(dataclasses.replace(first, labels=str(tmp_path / "labels")), tmp_path / "two")
+    log = (tmp_path / "two" / "train.log").read_text()
+    assert "6 clusters at 50 Hz" in log
+    assert (tmp_path / "two" / "encoder" / "config.json").is_file()
