@@ -196,12 +196,12 @@ def test_held_out_utterances_are_never_trained_on(pretrain_settings, tmp_path, m
     monkeypatch.setattr(Engine, "step", watched)
     pretrain(settings, tmp_path)
     utterances = load_utterances(settings.data.shards)
-    split = split_utterances(settings.validation, utterances)
+    split = split_utterances(settings, utterances)
     held = {split.held_out.key(row) for row in range(len(split.held_out))}
     assert len(held) == 3 and not held & seen
     assert held | seen == {utterances.key(row) for row in range(len(utterances))}
     turned = utterances.take(np.arange(len(utterances))[::-1])
-    other = split_utterances(settings.validation, turned).held_out
+    other = split_utterances(settings, turned).held_out
     assert {other.key(row) for row in range(len(other))} == held
 
 
@@ -209,7 +209,7 @@ def test_validation_is_the_same_for_any_number_of_processes(pretrain_settings):
     """Sums of two processes are those of one, with the same masks every time."""
     settings = pretrain_settings(validation={"share": 0.4})
     store = LabelStore.open(settings.labels)
-    held = split_utterances(settings.validation, load_utterances(settings.data.shards)).held_out
+    held = split_utterances(settings, load_utterances(settings.data.shards)).held_out
     torch.manual_seed(0)
     network = build_network(settings, store.num_clusters).eval()
     targets = FrameTargets(held, store, encoder_framing(network.encoder.config))
@@ -298,10 +298,18 @@ def test_crops_that_masks_would_fill_are_refused(pretrain_settings, tmp_path):
         pretrain(settings, tmp_path)
 
 
-def test_a_corpus_of_short_utterances_is_refused(pretrain_settings, tmp_path):
+@pytest.mark.parametrize(
+    "share, message",
+    [
+        (0.0, r"0 utterances of at least 9\.0 s"),
+        (0.1, r"of 32 utterances 0 last 9 s .*none of them would be left"),
+    ],
+)
+def test_a_corpus_of_short_utterances_is_refused(pretrain_settings, tmp_path, share, message):
     sampling = {"shortest_seconds": 9.0, "longest_seconds": 10.0, "max_seconds": 20.0}
-    with pytest.raises(DataError, match=r"0 utterances of at least 9.0 s"):
-        pretrain(pretrain_settings(data={"sampling": sampling}), tmp_path)
+    settings = pretrain_settings(data={"sampling": sampling}, validation={"share": share})
+    with pytest.raises(DataError, match=message):
+        pretrain(settings, tmp_path)
 
 
 def test_other_data_labels_or_encoder_are_not_gone_on_with(

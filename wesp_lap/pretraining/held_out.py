@@ -18,8 +18,9 @@ from wesp_lap.data.plan import EpochPlan
 from wesp_lap.data.sampling import SAMPLINGS
 from wesp_lap.errors import DataError
 from wesp_lap.log import get_logger
+from wesp_lap.pretraining.features import SAMPLE_RATE
 from wesp_lap.pretraining.network import PretrainNetwork
-from wesp_lap.pretraining.settings import HeldOutSettings, PretrainSettings
+from wesp_lap.pretraining.settings import PretrainSettings
 from wesp_lap.pretraining.task import FIGURES, figures_of, rates
 from wesp_lap.seeding import generator
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
@@ -39,23 +40,27 @@ class Split(NamedTuple):
     held_out: Utterances | None
 
 
-def split_utterances(settings: HeldOutSettings, utterances: Utterances) -> Split:
+def split_utterances(settings: PretrainSettings, utterances: Utterances) -> Split:
     """Divide a corpus; the same utterances are held out whatever the order of the shards.
 
     Raises:
         DataError: nothing is left to train on.
     """
-    if settings.share == 0:
+    options = settings.validation
+    if options.share == 0:
         return Split(utterances, None)
-    count = min(max(1, round(settings.share * len(utterances))), settings.max_utterances)
-    if count >= len(utterances):
-        raise DataError(
-            f"validation.share: {len(utterances)} utterances, none of them left to train on; set "
-            "validation.share 0 or add data"
-        )
     by_key = np.argsort(utterances.keys, kind="stable")
+    shortest = round(settings.data.shortest_seconds * SAMPLE_RATE)
+    able = by_key[utterances.samples[by_key] >= shortest]
+    count = min(max(1, round(options.share * len(able))), options.max_utterances)
+    if count >= len(able):
+        raise DataError(
+            f"validation.share: of {len(utterances)} utterances {len(able)} last "
+            f"{settings.data.shortest_seconds:g} s (data.sampling.shortest_seconds), and none of "
+            "them would be left to train on; add data, or set validation.share 0"
+        )
     chosen = np.zeros(len(utterances), dtype=bool)
-    chosen[generator(settings.seed).permutation(by_key)[:count]] = True
+    chosen[generator(options.seed).permutation(able)[:count]] = True
     return Split(utterances.take(np.flatnonzero(~chosen)), utterances.take(np.flatnonzero(chosen)))
 
 

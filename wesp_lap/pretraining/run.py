@@ -17,6 +17,7 @@ from wesp_lap.errors import ConfigError
 from wesp_lap.files import PathLike
 from wesp_lap.log import get_logger
 from wesp_lap.pretraining.encoders import build_encoder
+from wesp_lap.pretraining.features import SAMPLE_RATE
 from wesp_lap.pretraining.held_out import HeldOutValidator, Split, split_utterances
 from wesp_lap.pretraining.labels import LABEL_TYPE, LABELS_FILE, LabelStore
 from wesp_lap.pretraining.mixing import BankNoise
@@ -45,7 +46,6 @@ _FREE_SETTINGS = (
     ("data", "max_bad"),
     ("training", "gradient_checkpointing"),
 )
-_SAMPLE_RATE = 16000
 _BLOCK = 1 << 24  # labels that are counted at once
 
 
@@ -74,7 +74,7 @@ def _pretrain(
     utterances = load_utterances(settings.data.shards, settings.data.access)
     check_rate(utterances)
     store = LabelStore.open(settings.labels)
-    split = split_utterances(settings.validation, utterances)
+    split = split_utterances(settings, utterances)
     record.keep(settings, _origin(settings, utterances, store), _FREE_SETTINGS, {})
     torch.manual_seed(settings.seed)
     network = build_network(settings, store.num_clusters)
@@ -196,8 +196,8 @@ def _origin(
 
 
 def _check_lengths(settings: PretrainSettings, network: PretrainNetwork) -> None:
-    shortest = settings.data.sampling.options.get("shortest_seconds", 2.0)
-    least = network.min_samples / _SAMPLE_RATE
+    shortest = settings.data.shortest_seconds
+    least = network.min_samples / SAMPLE_RATE
     if shortest < least:
         raise ConfigError(
             f"data.sampling.shortest_seconds ({shortest:g}): masks of {settings.masking.length} "

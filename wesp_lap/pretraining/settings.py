@@ -52,6 +52,11 @@ class PretrainDataSettings:
             )
 
     @property
+    def shortest_seconds(self) -> float:
+        """Utterances that are shorter take no part."""
+        return float(self.sampling.options.get("shortest_seconds", 2.0))
+
+    @property
     def stream(self) -> StreamSettings:
         """The settings of the sample stream."""
         return StreamSettings(
