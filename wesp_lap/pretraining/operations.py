@@ -37,7 +37,7 @@ def step_flops(network: PretrainNetwork, again: bool = False) -> Callable[[int],
 
     def flops(samples: int) -> float:
         frames = network.output_lengths(samples)
-        # Frames that are not masked are predicted forward only, for the log.
+        # As if all frames were predicted; the head is a few thousandths of the whole.
         heads = 2.0 * frames * projected * (width + classes) * _PASSES
         parts = TrainedParts(gradient_checkpointing=again)
         if config.model_type != "hubert-conformer":
