@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from helpers import ROOT
 
+from wesp_lap.audio.ffmpeg import find_ffmpeg
 from wesp_lap.corpora import machine, preflight
 from wesp_lap.corpora.checks import Check, format_checks, has_errors
 from wesp_lap.corpora.machine import (
@@ -192,13 +193,14 @@ def test_cnceleb_without_its_parts_is_an_error(tmp_path):
 def test_ffmpeg_must_be_there_and_decode(tmp_path, monkeypatch):
     (tmp_path / "1.m4a").write_bytes(b"not audio")
     with monkeypatch.context() as patch:
-        patch.setattr(machine.shutil, "which", lambda name: None)
+        patch.setattr(machine, "find_ffmpeg", lambda: None)
         (check,) = check_ffmpeg(tmp_path / "1.m4a")
-    assert check.level == "error" and "ffmpeg and ffprobe is not on PATH" in check.text
-    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/bin/{name}")
-    if shutil.which("ffmpeg"):
+    assert check.level == "error" and "there is no ffmpeg" in check.text
+    assert "imageio-ffmpeg" in check.mend
+    if find_ffmpeg() is not None:
         (check,) = check_ffmpeg(tmp_path / "1.m4a")
         assert check.level == "error" and "1.m4a" in check.text
+    monkeypatch.setattr(machine, "find_ffmpeg", lambda: "ffmpeg")
     monkeypatch.setattr(machine, "decode_to_wav", lambda path: b"RIFF")
     assert check_ffmpeg(tmp_path / "1.m4a")[0].level == "ok"
 

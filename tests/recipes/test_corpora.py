@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from helpers import run_recipe
 
-from wesp_lap.corpora.layouts import LayoutOptions, lay_out
 from wesp_lap.kaldi.tables import read_table
 
 STAGES = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
@@ -14,31 +13,12 @@ PHASES = ["frozen", "joint", "large_margin"]
 METHODS = [f"{phase} {method}" for phase in PHASES for method in ("cosine", "asnorm", "qmf")]
 
 
-@pytest.fixture(scope="module")
-def corpora(tiny_corpus, tmp_path_factory) -> Path:
-    """Miniatures of VoxCeleb1 and 2, CN-Celeb1 and 2, MUSAN and RIRS_NOISES, m4a included."""
-    folder = tmp_path_factory.mktemp("corpora with a space")
-    data = str(tiny_corpus.data)
-    tested = LayoutOptions(data, skip=5, test_speakers=2, num_trials=40)
-    trained = LayoutOptions(data, speakers=5, test_speakers=1)
-    for layout, options in {
-        "voxceleb1": tested,
-        "voxceleb2": trained,
-        "cnceleb1": LayoutOptions(data, speakers=6, test_speakers=3),
-        "cnceleb2": LayoutOptions(data, skip=6),
-        "musan": LayoutOptions(utterances=3),
-        "rirs": LayoutOptions(utterances=3),
-    }.items():
-        lay_out(layout, folder / layout, options)
-    return folder
-
-
 def small(tiny_config: Path, exp_dir: Path) -> list[str]:
     """Return what makes a recipe small."""
     return [
         f"--exp_dir={exp_dir}",
         f"--config={tiny_config}",
-        "--nproc=2",
+        "--nproc=1",  # egs/mini is tested with two
         "--top_n=3",
         "--num_pairs=60",
         "--utterances_per_shard=8",
@@ -71,9 +51,9 @@ def results(exp_dir: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def voxceleb_run(corpora, tiny_config, tmp_path_factory):
+def voxceleb_run(miniatures, tiny_config, tmp_path_factory):
     exp_dir = tmp_path_factory.mktemp("voxceleb") / "exp"
-    words = [*voxceleb(corpora), *small(tiny_config, exp_dir)]
+    words = [*voxceleb(miniatures), *small(tiny_config, exp_dir)]
     done = run_recipe("voxceleb", *words)
     assert done.returncode == 0, done.stdout[-3000:]
     return exp_dir, words, done.stdout
@@ -119,8 +99,8 @@ def test_prepared_data_serve_another_experiment_without_the_corpora(voxceleb_run
 
 
 @pytest.mark.slow
-def test_training_on_voxceleb1_is_tested_on_its_test_speakers(corpora, tiny_config, tmp_path):
-    words = [*voxceleb(corpora), *small(tiny_config, tmp_path / "exp"), "--train_set=vox1_dev"]
+def test_training_on_voxceleb1_is_tested_on_its_test_speakers(miniatures, tiny_config, tmp_path):
+    words = [*voxceleb(miniatures), *small(tiny_config, tmp_path / "exp"), "--train_set=vox1_dev"]
     done = run_recipe("voxceleb", *words, "--stop_stage=1")
     assert done.returncode != 0
     assert "stage 1 (data directories) failed" in done.stdout
@@ -128,9 +108,9 @@ def test_training_on_voxceleb1_is_tested_on_its_test_speakers(corpora, tiny_conf
 
 
 @pytest.mark.slow
-def test_cnceleb_runs_all_stages_and_phases(corpora, tiny_config, tmp_path):
+def test_cnceleb_runs_all_stages_and_phases(miniatures, tiny_config, tmp_path):
     exp_dir = tmp_path / "exp"
-    done = run_recipe("cnceleb", *cnceleb(corpora), *small(tiny_config, exp_dir))
+    done = run_recipe("cnceleb", *cnceleb(miniatures), *small(tiny_config, exp_dir))
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.findall(r"Stage (\d+): ", done.stdout) == STAGES
     lists = ("CNC-Eval-Avg.lst", "CNC-Eval-Concat.lst")

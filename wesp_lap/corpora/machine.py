@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from wesp_lap.audio.ffmpeg import decode_to_wav
+from wesp_lap.audio.ffmpeg import GET_FFMPEG, decode_to_wav, find_ffmpeg
 from wesp_lap.corpora.checks import Check, ok
 from wesp_lap.errors import DataError
 from wesp_lap.files import PathLike
@@ -75,12 +75,10 @@ def check_disk(folder: PathLike, needed: int, what: str) -> list[Check]:
 
 
 def check_ffmpeg(example: PathLike) -> list[Check]:
-    """Make sure that ffmpeg and ffprobe are there and decode one file of the corpus."""
-    missing = [name for name in ("ffmpeg", "ffprobe") if shutil.which(name) is None]
-    mend = "install ffmpeg, or convert the corpus to FLAC or WAV"
-    if missing:
-        text = f"the corpus has files such as {example}, and {' and '.join(missing)} is not on PATH"
-        return [Check("ffmpeg", "error", text, mend)]
+    """Make sure that there is an ffmpeg, and that it decodes one file of the corpus."""
+    if find_ffmpeg() is None:
+        text = f"the corpus has files such as {example}, and there is no ffmpeg"
+        return [Check("ffmpeg", "error", text, f"{GET_FFMPEG}, or convert the corpus to FLAC")]
     try:
         decode_to_wav(Path(example))
     except DataError as error:
