@@ -133,6 +133,7 @@ class PretrainTask(Task):
     def describe(self, record: Mapping[str, Any]) -> list[str]:
         """See Task."""
         return [
+            f"update {record['update']}",
             f"loss {number(record['loss'], '.3f')} bits",
             f"masked {_percent(record['accuracy'])} (commonest {_percent(record['majority'])})",
             f"unmasked {_percent(record['unmasked_accuracy'])}",
