@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -25,7 +25,6 @@ from wesp_lap.frontends.loading import Regularization, from_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CONVOLUTIONS = 7
 _INIT_STD = 0.02
 
 
@@ -38,7 +37,11 @@ class HubertEncoder:
         num_layers: Number of layers.
         num_heads: Attention heads of a layer.
         intermediate_size: Channels inside a feed-forward part.
-        conv_channels: Channels of the seven convolutions over the waveform.
+        conv_channels: Channels of the convolutions over the waveform.
+        conv_kernels: Their kernels, in samples of what enters each.
+        conv_strides: Their strides; the product is the hop of a frame in samples.
+        conv_norm: "group" normalises behind the first convolution (HuBERT base), "layer" each frame
+            behind every one.
         position_kernel: Frames that the position convolution sees.
         position_groups: Groups of its channels.
         dropout: Dropout after the projection, before the layers and behind their parts.
@@ -52,6 +55,9 @@ class HubertEncoder:
     num_heads: int = 12
     intermediate_size: int = 3072
     conv_channels: int = 512
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_norm: Literal["group", "layer"] = "group"
     position_kernel: int = 128
     position_groups: int = 16
     dropout: float = 0.1
@@ -67,6 +73,13 @@ class HubertEncoder:
                 raise ValueError(f"{name} must be positive, got {value}")
             if isinstance(value, float) and not 0 <= value < 1:
                 raise ValueError(f"{name} must be from 0 to 1, and less than 1; got {value}")
+        if len(self.conv_kernels) != len(self.conv_strides) or not self.conv_kernels:
+            raise ValueError(
+                f"{len(self.conv_kernels)} conv_kernels and {len(self.conv_strides)} conv_strides; "
+                "give one of each per convolution"
+            )
+        if min(*self.conv_kernels, *self.conv_strides) < 1:
+            raise ValueError("conv_kernels and conv_strides must be positive")
         for name in ("num_heads", "position_groups"):
             if self.hidden_size % getattr(self, name):
                 raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {name}")
@@ -79,7 +92,10 @@ class HubertEncoder:
             "num_hidden_layers": self.num_layers,
             "num_attention_heads": self.num_heads,
             "intermediate_size": self.intermediate_size,
-            "conv_dim": [self.conv_channels] * _CONVOLUTIONS,
+            "conv_dim": [self.conv_channels] * len(self.conv_kernels),
+            "conv_kernel": list(self.conv_kernels),
+            "conv_stride": list(self.conv_strides),
+            "feat_extract_norm": self.conv_norm,
             "num_conv_pos_embeddings": self.position_kernel,
             "num_conv_pos_embedding_groups": self.position_groups,
             "feat_proj_dropout": self.dropout,
