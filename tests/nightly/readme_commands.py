@@ -1,0 +1,192 @@
+"""Run every command of the recipes' READMEs on miniatures, as a reader would type it.
+
+    python tests/nightly/readme_commands.py [--only voxceleb] [--work DIR]
+
+Folders of the pages (/corpora, data/, exp/, DIR) become folders below --work, and options that make
+a recipe small come last. Takes about half an hour on two cores; stops at the first failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from helpers import tiny_frontend  # noqa: E402
+
+_CORPUS = (
+    "--num_train_speakers 10 --num_train_sessions 2 --num_train_utterances 3 "
+    "--num_eval_speakers 10 --num_eval_sessions 2 --num_eval_utterances 2 "
+    "--num_noises 3 --num_tunes 2 --num_talkers 3 --num_rooms 2"
+)
+_READ_SPEECH = {
+    "librispeech": "--subsets train-clean-100,dev-clean,test-clean --per_label 12",
+    "vctk": "--split drawn --held_out 2 --first_prompt 1 --per_label 8",
+}
+_LAYOUTS = {
+    "voxceleb1": "--data eval --test_speakers 5 --num_trials 200",
+    "voxceleb2": "--data train --test_speakers 2",
+    "cnceleb1": "--data train --test_data eval --speakers 6",
+    "cnceleb2": "--data train --skip 6",
+    "musan": "--data musan",
+    "rirs": "--data rirs",
+    "librispeech": "--data train --test_speakers 2",
+    "vctk": "--data train --test_speakers 2",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="part of the name of a recipe")
+    parser.add_argument("--work", help="folder to work in; a temporary one by default")
+    options = parser.parse_args()
+    work = Path(options.work or tempfile.mkdtemp(prefix="readme_commands_"))
+    prepare(work)
+    for page in sorted((ROOT / "egs").glob("*/README.md")):
+        if options.only and options.only not in page.parent.name:
+            continue
+        for command in commands(page.read_text(encoding="utf-8")):
+            print(f"{page.parent.name}: {command}", flush=True)
+            run(in_miniature(command, work), work)
+
+
+def commands(page: str) -> list[str]:
+    """Return the indented commands of a page, continued lines joined."""
+    lines = re.sub(r"\\\n\s*", "", page).splitlines()
+    return [line.strip() for line in lines if re.match(r" {4}(bash|python) ", line)]
+
+
+def in_miniature(command: str, work: Path) -> list[str]:
+    """Return the words of a command on the miniatures, with what makes it small."""
+    words = [
+        re.sub(r"/corpora(?=/|$)", str(work / "corpora"), word)
+        for word in shlex.split(command.replace("[", "").replace("]", ""))
+    ]
+    words = [str(work / word) if re.match(r"(data|exp)/", word) else word for word in words]
+    if "lay_out_corpus.py" in command:
+        return _laid_out_again(words, work)
+    return words + small(words, work)
+
+
+def _laid_out_again(words: list[str], work: Path) -> list[str]:
+    """Lay the layout out beside the one that the other commands use, with its options."""
+    layout = words[2]
+    return [*words[:3], *_options_of(layout, work), "--out", str(work / "again" / layout)]
+
+
+def _options_of(layout: str, work: Path) -> list[str]:
+    words = _LAYOUTS[layout].split()
+    return [
+        str(work / "embedded" / w) if w in ("train", "eval", "musan", "rirs") else w for w in words
+    ]
+
+
+def small(words: list[str], work: Path) -> list[str]:
+    """Return the options that make a recipe small."""
+    name = words[1].split("/")[1]
+    if name in _READ_SPEECH:
+        # Two test speakers are too few for confidence intervals.
+        return [*_sizes(work), "--data_options", _READ_SPEECH[name], "--stop_stage", "5"]
+    if name == "mini" and "--train" not in words:
+        return ["--exp_dir", str(work / "exp/mini"), "--corpus", str(work / "embedded"),
+                "--corpus_options", _CORPUS, *_sizes(work)]  # fmt: skip
+    if words[1].endswith("run_pretrain.sh"):
+        run = "--top_n 3 --num_pairs 60 --utterances_per_shard 8"
+        tiny = str(work / "tiny.yaml")
+        pretrain = str(work / "tiny_pretrain.yaml")
+        return [
+            *("--config", tiny, "--random_config", tiny, "--public_config", tiny),
+            *("--pretrain_config", pretrain, "--num_clusters", "8 8", "--label_layer", "1"),
+            *("--fraction", "1.0", "--nproc", "1", "--run_options", run),
+        ]
+    return _sizes(work)
+
+
+def _sizes(work: Path) -> list[str]:
+    words = ["--config", str(work / "tiny.yaml"), "--nproc", "1", "--top_n", "3"]
+    return [*words, "--num_pairs", "60", "--utterances_per_shard", "8"]
+
+
+def prepare(work: Path) -> None:
+    """Make the embedded corpus, its layouts and tiny settings."""
+    (work / "corpora").mkdir(parents=True, exist_ok=True)
+    script = ROOT / "egs/mini/local/make_corpus.py"
+    run([sys.executable, str(script), "--out", str(work / "embedded"), *_CORPUS.split()], work)
+    for layout in _LAYOUTS:
+        words = [sys.executable, "tools/lay_out_corpus.py", layout, *_options_of(layout, work)]
+        run([*words, "--out", str(work / "corpora" / layout)], work)
+    (work / "data").mkdir(exist_ok=True)
+    for part in ("train", "eval"):
+        if not (work / "data" / part).exists():
+            (work / "data" / part).symlink_to(work / "embedded" / part)
+    (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_settings(), sort_keys=False))
+    (work / "tiny_pretrain.yaml").write_text(yaml.safe_dump(tiny_pretraining(), sort_keys=False))
+
+
+def tiny_settings() -> dict[str, object]:
+    """Return settings of a system whose phases take seconds."""
+    return {
+        "frontend": {"name": "transformer", "config": tiny_frontend()},
+        "backend": {"name": "superb_astp", "embed_dim": 16},
+        "loss": {"name": "aam"},
+        "margin": {"final": 0.2, "ramp_epochs": 0},
+        "data": {"batch_size": 8, "crop_seconds": 1.0, "num_workers": 0},
+        "optimizer": {"name": "adam"},
+        "lr_schedule": {"name": "constant", "lr": 1e-3},
+        "phases": {
+            "frozen": {"training": {"epochs": 1, "freeze_frontend": True}},
+            "joint": {"training": {"epochs": 1, "freeze_frontend": False}},
+        },
+    }
+
+
+def tiny_pretraining() -> dict[str, object]:
+    """Return settings of two iterations of pre-training that take seconds."""
+    return {
+        "encoder": {
+            "name": "hubert",
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "intermediate_size": 64,
+            "conv_channels": 16,
+            "position_kernel": 16,
+            "position_groups": 4,
+        },
+        "optimizer": {"name": "adamw"},
+        "lr_schedule": {"name": "polynomial", "max_lr": 1e-3, "warmup_steps": 2},
+        "data": {
+            "num_workers": 0,
+            "sampling": {"name": "lengths", "max_seconds": 8, "longest_seconds": 4},
+        },
+        "training": {"epochs": 1},
+        "phases": {"iteration_1": {"seed": 1}, "iteration_2": {"seed": 2}},
+    }
+
+
+def run(words: list[str], work: Path) -> None:
+    """Run a command in the root of the clone; end with its output when it fails."""
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable if word == "python" else word for word in words]
+    log = work / "last_command.log"
+    with open(log, "w") as stream:
+        code = subprocess.run(
+            words, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False
+        ).returncode
+    if code != 0:
+        text = log.read_text()[-5000:]
+        sys.exit(f"{text}\nfailed with exit code {code}: {shlex.join(words)}")
+
+
+if __name__ == "__main__":
+    main()
