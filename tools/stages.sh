@@ -389,9 +389,9 @@ link_export() {
   fi
 }
 
-# Stages 2 to 10, the same for all recipes.
+# The stages from 2, or from $1, to 10, the same for all recipes.
 run_common_stages() {
-  if run_stage 2 "shards and noise bank"; then stage_shards; fi
+  if [ "${1:-2}" -le 2 ] && run_stage 2 "shards and noise bank"; then stage_shards; fi
   if run_stage 3 "training"; then stage_train "${phase_list[@]}"; fi
   if run_stage 4 "checkpoint average and extraction"; then stage_extract; fi
   if run_stage 5 "cosine scores"; then stage_score; fi

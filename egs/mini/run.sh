@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole job, small: corpus, data directories, shards, training in three phases, embeddings,
-# cosine, AS-norm, calibration, results table.
+# The whole job, small: corpus, data directories, shards, self-pre-training of the frontend on the
+# training set, training in three phases, embeddings, cosine, AS-norm, calibration, results table.
 #
 #   bash egs/mini/run.sh
 #       on a synthetic corpus that is made on the spot
@@ -8,8 +8,8 @@
 #       --exp_dir DIR
 #       on Kaldi data directories
 #
-# Stages: 1 data directories, 2 shards and noise bank, 3 training of --phases, 4 average and
-# extraction, 5 cosine scores, 6 AS-norm, 7 calibration, 8 export, 9 --next_phases, each with the
+# Stages: 1 data directories, 2 shards and noise bank, 3 self-pre-training (clusters, labels and
+# masked prediction, twice) and training of --phases, 4 average and extraction, 5 cosine scores, 6 AS-norm, 7 calibration, 8 export, 9 --next_phases, each with the
 # stages 4 to 8 of its own, 10 report. A second run skips what is done.
 
 set -euo pipefail
@@ -27,7 +27,10 @@ data=                                # data directories, shards, noise bank; emp
 config=mini                          # settings: a YAML file, or its name below conf/
 phases=all                           # phases that stage 3 trains: names in order, "first" or "all"
 next_phases=                         # phases that stage 9 trains: names, or "rest"
-frontend=                            # pre-trained frontend: a hub name or a local directory
+pretrain=true                        # pre-train the frontend on the training set first
+pretrain_config=pretrain             # settings of that: a YAML file, or its name below conf/
+pretrain_options=                    # further settings of that, in quotes
+frontend=                            # pre-trained frontend in its place: a hub name or a directory
 backend=                             # backend by name, in place of the one in the YAML files
 gpus=                                # GPUs to train on, such as 0,1; empty: all that are visible
 nproc=0                              # training processes; 0: two, or one on a single GPU
@@ -60,10 +63,19 @@ fi
 . "$here/../../tools/setup.sh" mini
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
+. "$here/../../tools/pretrain_stages.sh"
 given=$nproc$gpus
 begin_recipe
 if [ "$given" = 0 ] && [ "$nproc" -gt 2 ]; then
   nproc=2 # so small a network gains nothing from more
+fi
+[ -z "$frontend" ] || pretrain=false
+if $pretrain; then
+  pretrain_dir=$exp_dir/pretraining pretrain_phases=all num_clusters="100 100"
+  label_layer=2 fraction=0.5
+  begin_pretraining
+  overrides=(--frontend.config null --frontend.weights "$(encoder_of "${pretrain_list[-1]}")"
+    ${overrides[@]+"${overrides[@]}"})
 fi
 
 synthetic=false
@@ -82,4 +94,11 @@ if run_stage 1 "data directories"; then
   stage_data
 fi
 
-run_common_stages
+if run_stage 2 "shards and noise bank"; then stage_shards; fi
+if $pretrain && run_stage 3 "self-pre-training"; then
+  for number in "${!pretrain_list[@]}"; do
+    pretrain_labels "$number"
+    pretrain_encoder "$number"
+  done
+fi
+run_common_stages 3

@@ -22,7 +22,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers import tiny_frontend  # noqa: E402
+from helpers import tiny_pretraining, tiny_system  # noqa: E402
 
 _CORPUS = (
     "--num_train_speakers 10 --num_train_sessions 2 --num_train_utterances 3 "
@@ -129,49 +129,8 @@ def prepare(work: Path) -> None:
     for part in ("train", "eval"):
         if not (work / "data" / part).exists():
             (work / "data" / part).symlink_to(work / "embedded" / part)
-    (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_settings(), sort_keys=False))
+    (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_system(), sort_keys=False))
     (work / "tiny_pretrain.yaml").write_text(yaml.safe_dump(tiny_pretraining(), sort_keys=False))
-
-
-def tiny_settings() -> dict[str, object]:
-    """Return settings of a system whose phases take seconds."""
-    return {
-        "frontend": {"name": "transformer", "config": tiny_frontend()},
-        "backend": {"name": "superb_astp", "embed_dim": 16},
-        "loss": {"name": "aam"},
-        "margin": {"final": 0.2, "ramp_epochs": 0},
-        "data": {"batch_size": 8, "crop_seconds": 1.0, "num_workers": 0},
-        "optimizer": {"name": "adam"},
-        "lr_schedule": {"name": "constant", "lr": 1e-3},
-        "phases": {
-            "frozen": {"training": {"epochs": 1, "freeze_frontend": True}},
-            "joint": {"training": {"epochs": 1, "freeze_frontend": False}},
-        },
-    }
-
-
-def tiny_pretraining() -> dict[str, object]:
-    """Return settings of two iterations of pre-training that take seconds."""
-    return {
-        "encoder": {
-            "name": "hubert",
-            "hidden_size": 32,
-            "num_layers": 2,
-            "num_heads": 4,
-            "intermediate_size": 64,
-            "conv_channels": 16,
-            "position_kernel": 16,
-            "position_groups": 4,
-        },
-        "optimizer": {"name": "adamw"},
-        "lr_schedule": {"name": "polynomial", "max_lr": 1e-3, "warmup_steps": 2},
-        "data": {
-            "num_workers": 0,
-            "sampling": {"name": "lengths", "max_seconds": 8, "longest_seconds": 4},
-        },
-        "training": {"epochs": 1},
-        "phases": {"iteration_1": {"seed": 1}, "iteration_2": {"seed": 2}},
-    }
 
 
 def run(words: list[str], work: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT, tiny_frontend
+from helpers import ROOT, tiny_pretraining, tiny_system
 
 from wesp_lap.corpora.layouts import LayoutOptions, lay_out
 
@@ -45,37 +45,15 @@ def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Settings whose phases take seconds, laid out like those of the recipes."""
-    tree = {
-        "frontend": {"name": "transformer", "config": tiny_frontend()},
-        "backend": {"name": "lap_astp", "heads": 4, "pooled_dim": 32, "embed_dim": 16},
-        "loss": {"name": "aam"},
-        "margin": {"final": 0.2, "ramp_epochs": 1},
-        "data": {
-            "batch_size": 8,
-            "crop_seconds": 1.0,
-            "num_workers": 0,
-            "augment": {"noise_prob": 0.5},
-        },
-        "optimizer": {"name": "adam"},
-        "lr_schedule": {"name": "warmup_cosine", "max_lr": 1e-3},
-        "training": {"log_every": 2},
-        "phases": {
-            "frozen": {
-                "data": {"augment": {"speed_perturb": True}},
-                "training": {"epochs": 1, "freeze_frontend": True},
-            },
-            "joint": {
-                "data": {"augment": {"speed_perturb": False}},
-                "training": {"epochs": 2, "freeze_frontend": False},
-            },
-            "large_margin": {
-                "loss": {"topk": 0},
-                "margin": {"final": 0.5, "ramp_epochs": 0, "penalty": 0.0},
-                "training": {"epochs": 1},
-            },
-        },
-    }
+    """Settings file of a system whose phases take seconds."""
     path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    path.write_text(yaml.safe_dump(tiny_system(), sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_pretrain_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings file of two iterations of pre-training that take seconds."""
+    path = tmp_path_factory.mktemp("conf") / "tiny_pretrain.yaml"
+    path.write_text(yaml.safe_dump(tiny_pretraining(), sort_keys=False))
     return path

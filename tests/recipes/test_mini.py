@@ -7,9 +7,11 @@ import pytest
 import torch
 from helpers import ROOT, run_recipe, tiny_frontend
 
+from wesp_lap.files import read_json
 from wesp_lap.kaldi.ark import read_vectors, verify
 from wesp_lap.kaldi.scores import read_scores
 from wesp_lap.model import SpeakerModel
+from wesp_lap.tensors import load_tensors
 
 CORPUS = (
     "--num_train_speakers 6 --num_train_sessions 2 --num_train_utterances 3 "
@@ -20,13 +22,14 @@ METHODS = ["untrained cosine", "cosine", "asnorm", "qmf"]
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory, tiny_config):
+def words(tmp_path_factory, tiny_config, tiny_pretrain_config):
     folder = tmp_path_factory.mktemp("mini with a space")
     return [
         f"--exp_dir={folder / 'exp'}",
         f"--corpus={folder / 'corpus'}",
         f"--corpus_options={CORPUS}",
         f"--config={tiny_config}",
+        f"--pretrain_config={tiny_pretrain_config}",
         "--top_n=4",
         "--num_pairs=200",
         "--utterances_per_shard=16",
@@ -53,7 +56,8 @@ def first_run(words):
 
 
 def test_every_stage_runs_and_ends_in_a_table(first_run, exp_dir):
-    assert re.findall(r"Stage (\d+): ", first_run) == ["1", "2", "3", "4", "5", "6", "7", "8", "10"]
+    stages = ["1", "2", "3", "3", "4", "5", "6", "7", "8", "10"]  # 3 is pre-training, then training
+    assert re.findall(r"Stage (\d+): ", first_run) == stages
     rows = [line.split("\t") for line in (exp_dir / "results.tsv").read_text().splitlines()]
     assert rows[0] == ["trials", "method", "eer", "mindcf01", "mindcf05"]
     assert [row[:2] for row in rows[1:]] == [
@@ -68,6 +72,19 @@ def test_training_ran_in_two_processes_through_all_phases(first_run, exp_dir):
     for phase in ("frozen", "joint", "large_margin"):
         assert "2 x cpu" in (exp_dir / phase / "train.log").read_text()
         assert (exp_dir / phase / "final" / "model.safetensors").is_file()
+
+
+def test_the_frontend_was_pre_trained_on_the_training_set(first_run, exp_dir):
+    for iteration in ("iteration_1", "iteration_2"):
+        folder = exp_dir / "pretraining" / iteration
+        assert "2 x cpu" in (folder / "train.log").read_text()
+        assert (folder / "encoder/model.safetensors").is_file()
+        labels = read_json(folder / "labels/labels.json")
+        assert labels["rate"] == (100 if iteration == "iteration_1" else 50)
+    begun = load_tensors(exp_dir / "frozen/checkpoints/epoch_000/model.safetensors")
+    encoder = load_tensors(exp_dir / "pretraining/iteration_2/encoder/model.safetensors")
+    name = "encoder.layers.0.attention.q_proj.weight"
+    torch.testing.assert_close(begun[f"frontend.model.{name}"], encoder[name])
 
 
 def test_embeddings_are_whole_and_belong_to_the_averaged_model(first_run, exp_dir, system):
@@ -102,7 +119,7 @@ def test_a_second_run_skips_everything_and_prints_the_same_table(first_run, word
     assert table == [line for line in again.stdout.splitlines() if line.startswith("| trials")]
     for name in ("average", "score_large_margin", "asnorm", "calibrate", "results", "export"):
         assert f"{name}: up to date" in again.stdout
-    assert again.stdout.count("epochs are done") == 3
+    assert again.stdout.count("epochs are done") == 5
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -176,6 +193,7 @@ def test_learns_from_real_speech(real_speech, tmp_path):
         f"--rirs={real_speech / 'rirs_mini'}",
         f"--exp_dir={tmp_path / 'exp'}",
         f"--config={config}",
+        "--pretrain=false",
         "--phases=frozen joint",
         "--num_avg=1",
     )

@@ -44,7 +44,8 @@ def test_size_and_schedule(path):
         for step, rate in RATES[updates].items():
             assert schedule.lr(step, updates, steps) == pytest.approx(rate)
         assert schedule.lr(updates, updates, steps) == 0
-        assert settings.optimizer.options == {"betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01}
+        options = settings.optimizer.options
+        assert options == {"betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01}
         assert (settings.masking.prob, settings.masking.length) == (0.8, 10)
         assert (settings.mixing is not None) == (settings.encoder.name == "wavlm")
     with torch.device("meta"):
