@@ -24,6 +24,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from helpers import tiny_pretraining, tiny_system  # noqa: E402
 
+from wesp_lap.coerce import Section  # noqa: E402
+from wesp_lap.pretraining.encoders import build_encoder, save_encoder  # noqa: E402
+
 _CORPUS = (
     "--num_train_speakers 10 --num_train_sessions 2 --num_train_utterances 3 "
     "--num_eval_speakers 10 --num_eval_sessions 2 --num_eval_utterances 2 "
@@ -52,7 +55,8 @@ def main() -> None:
     options = parser.parse_args()
     work = Path(options.work or tempfile.mkdtemp(prefix="readme_commands_"))
     prepare(work)
-    for page in sorted((ROOT / "egs").glob("*/README.md")):
+    # The last one takes what the others have prepared.
+    for page in sorted((ROOT / "egs").glob("*/README.md"), key=lambda p: "transfer" in str(p)):
         if options.only and options.only not in page.parent.name:
             continue
         for command in commands(page.read_text(encoding="utf-8")):
@@ -72,7 +76,8 @@ def in_miniature(command: str, work: Path) -> list[str]:
         re.sub(r"/corpora(?=/|$)", str(work / "corpora"), word)
         for word in shlex.split(command.replace("[", "").replace("]", ""))
     ]
-    words = [str(work / word) if re.match(r"(data|exp)/", word) else word for word in words]
+    words = [re.sub(r"(^|[=:])(?=(data|exp)/)", rf"\1{work}/", word) for word in words]
+    words = [str(work / "public") if word.startswith("facebook/") else word for word in words]
     if "lay_out_corpus.py" in command:
         return _laid_out_again(words, work)
     return words + small(words, work)
@@ -93,23 +98,28 @@ def _options_of(layout: str, work: Path) -> list[str]:
 
 def small(words: list[str], work: Path) -> list[str]:
     """Return the options that make a recipe small."""
-    name = words[1].split("/")[1]
+    name, tiny = words[1].split("/")[1], str(work / "tiny.yaml")
     if name in _READ_SPEECH:
         # Two test speakers are too few for confidence intervals.
         return [*_sizes(work), "--data_options", _READ_SPEECH[name], "--stop_stage", "5"]
-    if name == "mini" and "--train" not in words:
-        return ["--exp_dir", str(work / "exp/mini"), "--corpus", str(work / "embedded"),
-                "--corpus_options", _CORPUS, *_sizes(work)]  # fmt: skip
+    if name == "mini":
+        more = ["--pretrain_config", str(work / "tiny_pretrain.yaml")]
+        if "--train" not in words:
+            more += ["--exp_dir", str(work / "exp/mini"), "--corpus", str(work / "embedded")]
+            more += ["--corpus_options", _CORPUS]
+        return [*more, *_sizes(work)]
     if words[1].endswith("run_pretrain.sh"):
         run = "--top_n 3 --num_pairs 60 --utterances_per_shard 8"
-        tiny = str(work / "tiny.yaml")
-        pretrain = str(work / "tiny_pretrain.yaml")
-        return [
-            *("--config", tiny, "--random_config", tiny, "--public_config", tiny),
-            *("--pretrain_config", pretrain, "--num_clusters", "8 8", "--label_layer", "1"),
-            *("--fraction", "1.0", "--nproc", "1", "--run_options", run),
-        ]
+        more = ["--random_config", tiny, "--public_config", tiny, "--run_options", run]
+        return [*_pretraining(work), "--config", tiny, *more]
+    if name == "transfer":
+        return [*_pretraining(work), "--config", tiny, "--utterances_per_shard", "8"]
     return _sizes(work)
+
+
+def _pretraining(work: Path) -> list[str]:
+    words = ["--pretrain_config", str(work / "tiny_pretrain.yaml"), "--num_clusters", "8 8"]
+    return [*words, "--label_layer", "1", "--fraction", "1.0", "--nproc", "1"]
 
 
 def _sizes(work: Path) -> list[str]:
@@ -131,6 +141,8 @@ def prepare(work: Path) -> None:
             (work / "data" / part).symlink_to(work / "embedded" / part)
     (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_system(), sort_keys=False))
     (work / "tiny_pretrain.yaml").write_text(yaml.safe_dump(tiny_pretraining(), sort_keys=False))
+    options = dict(tiny_pretraining()["encoder"])
+    save_encoder(build_encoder(Section(options.pop("name"), options)), work / "public")
 
 
 def run(words: list[str], work: Path) -> None:
