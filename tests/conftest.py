@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import soundfile
-from helpers import ROOT, tiny_frontend
+from helpers import real_speech_folder, tiny_frontend
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,8 +35,7 @@ def real_speech() -> Path:
 
     It is named by WESP_LAP_TEST_DATA, or lies beside the clone as ../shared/data.
     """
-    named = os.environ.get("WESP_LAP_TEST_DATA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    folder = real_speech_folder()
     if not folder.is_dir():
         pytest.skip(f"no real speech: {folder} is no folder; set WESP_LAP_TEST_DATA")
     return folder

@@ -29,6 +29,12 @@ _SPECTRAL: dict[str, dict[str, object]] = {
 }
 
 
+def real_speech_folder() -> Path:
+    """Return where real recordings for development would be."""
+    named = os.environ.get("WESP_LAP_TEST_DATA")
+    return Path(named) if named else ROOT.parent / "shared" / "data"
+
+
 def tiny_frontend(model_type: str = "wavlm", **changes: object) -> dict[str, object]:
     """Return a ``frontend.config`` of two narrow layers that is built in milliseconds."""
     if model_type in _SPECTRAL:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT, tiny_pretraining, tiny_system
+from helpers import ROOT, real_speech_folder, tiny_pretraining, tiny_system
 
 from wesp_lap.corpora.layouts import LayoutOptions, lay_out
 
@@ -29,18 +29,40 @@ def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
     )
-    train, tested = str(corpus / "train"), str(corpus / "eval")
     folder = tmp_path_factory.mktemp("corpora with a space")
+    _lay_out(folder, corpus / "train", corpus / "eval", corpus / "musan", corpus / "rirs")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spoken_miniatures(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same of real speech where it is there, else the embedded corpus."""
+    place = real_speech_folder()
+    if not place.is_dir():
+        return request.getfixturevalue("miniatures")
+    folder = tmp_path_factory.mktemp("real corpora")
+    noises = place / "musan_mini", place / "rirs_mini"
+    _lay_out(folder, place / "svmini_train", place / "svmini_dev", *noises, utterances=6)
+    return folder
+
+
+def _lay_out(
+    folder: Path, train: Path, tested: Path, musan: Path, rirs: Path, utterances: int = 0
+) -> None:
+    few = {"utterances": utterances}
     for layout, options in {
-        "voxceleb1": LayoutOptions(tested, test_speakers=6, num_trials=200),
-        "voxceleb2": LayoutOptions(train, test_speakers=2),
-        "cnceleb1": LayoutOptions(train, test_data=tested, speakers=6),
-        "cnceleb2": LayoutOptions(train, skip=6),
-        "musan": LayoutOptions(str(corpus / "musan")),
-        "rirs": LayoutOptions(str(corpus / "rirs")),
+        "voxceleb1": LayoutOptions(str(tested), speakers=8, test_speakers=6, num_trials=200, **few),
+        "voxceleb2": LayoutOptions(str(train), speakers=10, test_speakers=2, **few),
+        "cnceleb1": LayoutOptions(
+            str(train), test_data=str(tested), speakers=6, test_speakers=8, **few
+        ),
+        "cnceleb2": LayoutOptions(str(train), skip=6, speakers=10, **few),
+        "musan": LayoutOptions(str(musan), **few),
+        "rirs": LayoutOptions(str(rirs), **few),
     }.items():
         lay_out(layout, folder / layout, options)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -51,9 +51,9 @@ def results(exp_dir: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def voxceleb_run(miniatures, tiny_config, tmp_path_factory):
+def voxceleb_run(spoken_miniatures, tiny_config, tmp_path_factory):
     exp_dir = tmp_path_factory.mktemp("voxceleb") / "exp"
-    words = [*voxceleb(miniatures), *small(tiny_config, exp_dir)]
+    words = [*voxceleb(spoken_miniatures), *small(tiny_config, exp_dir)]
     done = run_recipe("voxceleb", *words)
     assert done.returncode == 0, done.stdout[-3000:]
     return exp_dir, words, done.stdout
