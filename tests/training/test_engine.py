@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.amp import GradScaler
 from wesp_lap.coerce import Section
 from wesp_lap.tensors import load_tensors
 from wesp_lap.training import phase
+from wesp_lap.training.classification import SpeakerTask
 from wesp_lap.training.run import train
 
 FILES = ("model.safetensors", "classifier.safetensors", "optimizer.safetensors")
@@ -84,3 +86,28 @@ def test_a_gradient_that_overflows_under_the_scaler_only_lowers_the_scale(
     assert scalers[0].get_scale() < 2.0**126
     weights = load_tensors(tmp_path / "final" / "model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_a_loss_that_is_not_finite_under_the_scaler_is_skipped_once(
+    make_settings, tmp_path, monkeypatch
+):
+    """Like fp16: the steps after it are taken."""
+    scalers = []
+
+    def scaler(device, enabled):
+        scalers.append(GradScaler(device, init_scale=16.0, growth_interval=1000))
+        return scalers[-1]
+
+    compute, calls = SpeakerTask.compute, itertools.count()
+
+    def spoilt(self, network, waves, labels, plan):
+        outcome = compute(self, network, waves, labels, plan)
+        return outcome._replace(loss=outcome.loss * (torch.nan if next(calls) == 1 else 1))
+
+    monkeypatch.setattr(phase, "GradScaler", scaler)
+    monkeypatch.setattr(SpeakerTask, "compute", spoilt)
+    train(make_settings(training={"epochs": 1, "max_bad_steps": 1}), tmp_path)
+    assert next(calls) == 4
+    assert scalers[0].get_scale() == 8
+    optimizer = end(tmp_path)["optimizer.safetensors"]
+    assert {int(t) for name, t in optimizer.items() if name.endswith(".step")} == {3}

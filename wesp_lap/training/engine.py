@@ -126,11 +126,12 @@ class Engine:
         )
         if finite:
             scaler.step(optimizer)
-            scaler.update()
         else:
             for buffer, before in zip(self._statistics, statistics, strict=True):
                 buffer.copy_(before)
             self._count_bad_step(batch, plan)
+        # Without it, the scaler would refuse the next gradient.
+        scaler.update()
         self._process.at(f"{where} done, waiting for a batch")
         return StepResult(figures, norm, skipped=not finite, leave=leave)
 
