@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from helpers import ROOT
 from torch import nn
 
 from wesp_lap.coerce import Section
+from wesp_lap.config import load_phase
 from wesp_lap.errors import ConfigError
 from wesp_lap.frontends.transformer import TransformerFrontend
 from wesp_lap.pretraining.encoders import ENCODERS, build_encoder, save_encoder
@@ -61,6 +63,17 @@ def test_an_encoder_has_what_its_section_says(name):
     assert (config.attention_dropout, config.layerdrop) == (0.15, 0.3)
     assert config.activation_dropout == (0.1 if name == "conformer" else 0.0)
     assert config.feat_extract_norm == "group" and not config.do_stable_layer_norm
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_control_from_random_weights_has_the_encoder_of_pre_training(name):
+    """The frontend that is trained with speaker labels alone is the one that is pre-trained."""
+    conf = ROOT / "egs" / "voxceleb" / "conf" / "self_pretraining"
+    tree = load_phase(conf / f"{name}_random_ecapa.yaml", "joint")
+    with torch.device("meta"):
+        control = TransformerFrontend(config=tree["frontend"]["config"]).model.config
+        encoder = build_encoder(Section(name)).config
+    assert control.to_diff_dict() == encoder.to_diff_dict()
 
 
 def test_distances_of_wavlm():
