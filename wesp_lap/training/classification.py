@@ -106,12 +106,6 @@ class SpeakerTask(Task):
         data = self._settings.data
         return smaller_batches(data.sampling, data.batch_size, share)
 
-    def averaged(self) -> list[nn.Parameter]:
-        """See Task."""
-        if self._settings.training.ema_decay == 0:
-            return []
-        return [p for p in self._phase.model.parameters() if p.requires_grad]
-
     def utilisation(self, device: torch.device) -> Utilisation | None:
         """See Task."""
         phase, settings = self._phase, self._settings

@@ -155,13 +155,12 @@ def _all_layers(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _reserve(settings: RunSettings, task: Task, process: Process) -> list[Tensor]:
-    """Take the memory that the first steps take for good: optimizer, averages, buckets of DDP."""
+    """Take the memory that the first steps take for good: optimizer and buckets of DDP."""
     optimizer = task.state.optimizer
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     copies = 0 if optimizer.state else _OPTIMIZER_TENSORS[settings.optimizer.name]
     copies += int(process.world_size > 1)
-    reserved = [torch.empty_like(p) for p in trained for _ in range(copies)]
-    return reserved + [torch.empty_like(p) for p in task.averaged()]
+    return [torch.empty_like(p) for p in trained for _ in range(copies)]
 
 
 def _chunks_that_fit(

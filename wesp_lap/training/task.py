@@ -157,10 +157,6 @@ class Task:
         """Return what makes batches smaller, with a value for a share of the present size."""
         raise NotImplementedError
 
-    def averaged(self) -> list[nn.Parameter]:
-        """Return the parameters that a moving average is kept of."""
-        return []
-
     def utilisation(self, device: torch.device) -> Utilisation | None:
         """Return what computes the MFU, where that is known."""
         return None
