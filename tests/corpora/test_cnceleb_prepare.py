@@ -300,11 +300,24 @@ def test_bad_training_files_are_all_named_and_can_be_left_out(corpora, tmp_path)
     assert f"--exclude {table}" in text
     bad = {f"id10000/{path.stem}.wav" for path in files[:2]}
     assert set(read_table(table)) == bad
-    shutil.copy(table, tmp_path / "left_out")
-    prepare_cnceleb(tmp_path / "out", *corpora, nj=1, exclude=tmp_path / "left_out")
+    prepare_cnceleb(tmp_path / "out", *corpora, nj=1, exclude=table)
     held = " ".join(read_table(tmp_path / "out/train/utt2parts").values()).split()
     assert not bad & set(held) and len(held) == 24 - 2
-    assert not table.exists()
+    # The list is still there for the same command again, and what is found later joins it.
+    prepare_cnceleb(tmp_path / "out", *corpora, nj=1, exclude=table)
+    files[2].write_bytes(b"no audio")
+    fault(tmp_path / "out", *corpora, nj=1, exclude=table)
+    assert set(read_table(table)) == bad | {f"id10000/{files[2].stem}.wav"}
+
+
+def test_a_list_of_bad_files_goes_when_they_are_mended(corpora, tmp_path):
+    path = min((corpora[1] / "data/id10000").iterdir())
+    whole = path.read_bytes()
+    path.write_bytes(b"no audio")
+    fault(tmp_path / "out", *corpora, nj=1)
+    path.write_bytes(whole)
+    prepare_cnceleb(tmp_path / "out", *corpora, nj=1)
+    assert not (tmp_path / "out/train/bad_files").exists()
 
 
 def test_a_file_whose_samples_cannot_be_decoded_is_named_too(corpora, tmp_path):

@@ -83,20 +83,24 @@ def prepare_cnceleb(
     lists = read_lists(first)
     faults = [fault for corpus in corpora for fault in corpus.faults] + lists.faults
     raise_problems("CN-Celeb is not as it was published", faults)
-    wav = _training_files(corpora, lists, exclude)
+    left_out = {} if exclude is None else read_table(exclude)
+    wav = _training_files(corpora, lists, left_out, exclude)
     stamp = _stamp(target, corpora, wav, combine_seconds)
     if stamp.is_fresh():
         get_logger().info("%s: up to date", target)
         return
-    tables = [*_write_train(target / "train", wav, combine_seconds, nj)]
+    tables = [*_write_train(target / "train", wav, combine_seconds, nj, left_out)]
     tables += _write_eval(target / "eval", first, lists)
     stamp.write(tables)
 
 
 def _training_files(
-    corpora: Sequence[Corpus], lists: EvalLists, exclude: PathLike | None
+    corpora: Sequence[Corpus],
+    lists: EvalLists,
+    left_out: Mapping[str, str],
+    exclude: PathLike | None,
 ) -> dict[str, str]:
-    """Return the files of the training speakers by key.
+    """Return the files of the training speakers by key, without those that ``exclude`` names.
 
     Raises:
         DataError: speakers that are in the evaluation or in both corpora, or nothing excluded.
@@ -119,11 +123,10 @@ def _training_files(
         for name, (path, _) in corpus.files.items():
             if name.split("/")[0] in wanted:
                 wav[f"{name}.wav"] = path
-    excluded = set() if exclude is None else set(read_table(exclude))
-    unknown = sorted(excluded - wav.keys())
+    unknown = sorted(left_out.keys() - wav.keys())
     if unknown:
         faults.append(f"{exclude}: {len(unknown)} are no training utterances: {some(unknown)}")
-    wav = {key: wav[key] for key in sorted(wav) if key not in excluded}
+    wav = {key: wav[key] for key in sorted(wav) if key not in left_out}
     if not wav:
         faults.append(f"{first.root}: no training utterances")
     raise_problems("CN-Celeb cannot be divided into training and evaluation", faults)
@@ -145,12 +148,16 @@ def _stamp(
 
 
 def _write_train(
-    folder: Path, wav: Mapping[str, str], combine_seconds: float, nj: int
+    folder: Path,
+    wav: Mapping[str, str],
+    combine_seconds: float,
+    nj: int,
+    left_out: Mapping[str, str],
 ) -> list[Path]:
     """Join what is short, write the tables, and return what must be there."""
     folder.mkdir(parents=True, exist_ok=True)
     infos, faults = _headers(wav)
-    _report(folder, faults)
+    _report(folder, faults, left_out)
     parts = _group(wav, infos, combine_seconds)
     joined = folder.absolute() / "combined"
     target = {name: str(joined / f"{file_name(name)}.flac") for name in parts}
@@ -163,7 +170,7 @@ def _write_train(
     by_path = {wav[key]: info for key, info in infos.items()}
     _remove_others(joined, {joint.target for joint in joints})
     faults = write_joints(joints, by_path, folder, nj)
-    _report(folder, {keys_of[path]: text for path, text in faults.items()})
+    _report(folder, {keys_of[path]: text for path, text in faults.items()}, left_out)
     scp = {name: target[name] if len(keys) > 1 else wav[name] for name, keys in parts.items()}
     seconds = {name: sum(infos[key].seconds for key in keys) for name, keys in parts.items()}
     write_data_dir(folder, scp, {name: speaker_of(name) for name in scp}, seconds)
@@ -201,12 +208,17 @@ def _headers(files: Mapping[str, str]) -> tuple[dict[str, AudioInfo], dict[str, 
     return infos, faults
 
 
-def _report(folder: Path, faults: Mapping[str, str]) -> None:
-    """Raise all faults of training files, and list them in a file that --exclude takes."""
+def _report(folder: Path, faults: Mapping[str, str], left_out: Mapping[str, str]) -> None:
+    """Raise all faults of training files, and list them in a file that --exclude takes.
+
+    What is left out already stays in the list: it may be the very file that was given.
+    """
     table = folder / _BAD_FILES
-    table.unlink(missing_ok=True)
+    if faults or left_out:
+        write_table(table, {**left_out, **faults})
+    else:
+        table.unlink(missing_ok=True)
     if faults:
-        write_table(table, faults)
         mend = f"Fetch them again, or leave them out: --exclude {table}"
         title = f"{folder}: training files that cannot be used, all listed in {table}"
         raise DataError(problem_list(title, list(faults.values()), mend))

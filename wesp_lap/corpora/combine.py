@@ -107,7 +107,7 @@ def write_joints(
     check_space(folder, needed, len(todo), "joined utterances")
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     faults: dict[str, str] = {}
-    written = _in_processes(chunks, jobs or os.cpu_count() or 1)
+    written = _in_processes(chunks, jobs or len(os.sched_getaffinity(0)))
     for found in progress(written, "joining", total=len(chunks), unit=f"x{_CHUNK} files"):
         faults |= found
     return faults
