@@ -167,6 +167,26 @@ def test_labels_of_other_audio_are_named(tmp_path):
     assert "6 utterances have none: c, d, e, f, g ..." in text and "make_labels" in text
 
 
+@pytest.mark.parametrize("shift, most", [(160, 3), (320, 1)])
+def test_labels_that_may_be_missing_cost_a_crop_two_frames_at_most(tmp_path, shift, most):
+    """More would stop a run in the middle: see PretrainNetwork.forward."""
+    samples, framing = 16_000, Framing(400, shift)
+    missing = {f"u{number}": number for number in range(most + 2)}
+    entries = {key: range(framing.count(samples) - number) for key, number in missing.items()}
+    store = write_store(tmp_path / "store", entries, framing)
+    kept = [key for key, number in missing.items() if number <= most]
+    store.check(kept, [samples] * len(kept))
+    with pytest.raises(DataError, match=f"u{most + 1}: "):
+        store.check(list(entries), [samples] * len(entries))
+    short = [
+        (length - 400) // 320 + 1 - len(store.crop(key, samples - length - early, length))
+        for key in kept
+        for length in range(9000, 9321)
+        for early in (0, 1, 80)
+    ]
+    assert max(short) == 2
+
+
 def test_a_store_opens_again_in_another_process(store):
     again = pickle.loads(pickle.dumps(store))
     assert len(pickle.dumps(store)) < 500

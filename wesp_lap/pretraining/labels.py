@@ -156,13 +156,15 @@ class LabelStore:
         places = places[: np.searchsorted(places, count - skipped)]
         return self._read(first + skipped, int(places[-1]) + 1 if len(places) else 0)[places]
 
-    def check(self, keys: Sequence[str], samples: Sequence[int], tolerance: int = 3) -> None:
+    def check(self, keys: Sequence[str], samples: Sequence[int]) -> None:
         """See whether these utterances have labels, and as many as their audio is long.
+
+        Fewer than two frames of an encoder may have none, or be too many: with what rounding
+        costs, the labels of a crop then end two frames before it at most.
 
         Args:
             keys: Utterances.
             samples: Their lengths at 16 kHz.
-            tolerance: Labels that may be missing or too many.
 
         Raises:
             DataError: some have none, or others; both kinds are counted, and the first named.
@@ -171,6 +173,7 @@ class LabelStore:
         lengths = np.asarray(samples, np.int64)
         framing, found = self.framing, rows >= 0
         wanted = np.maximum(0, (lengths - framing.window) // framing.shift + 1)
+        tolerance = 2 * _ENCODER.shift // framing.shift - 1
         counts = self._index["count"][rows[found]]
         off = np.flatnonzero(found)[np.abs(counts - wanted[found]) > tolerance].tolist()
         missing = [keys[place] for place in np.flatnonzero(~found).tolist()]
