@@ -14,7 +14,7 @@ from wesp_lap.pretraining.encoders import ENCODERS, build_encoder
 from wesp_lap.pretraining.masking import MaskSettings, as_mask, masked_frames
 from wesp_lap.pretraining.mixing import MixingSettings, mix_utterances
 from wesp_lap.pretraining.network import PretrainNetwork
-from wesp_lap.pretraining.objective import ObjectiveSettings, majority_share, predict
+from wesp_lap.pretraining.objective import ObjectiveSettings, predict
 from wesp_lap.seeding import generator
 
 SMALL = {
@@ -278,5 +278,5 @@ def test_hidden_tones_are_learnt_from_what_is_around_them(name):
     with torch.no_grad():
         sums = network.eval()(waves, labels, generator(1))
     accuracy = float(sums["correct"] / sums["masked"])
-    assert majority_share(labels) < 0.4
+    assert labels.flatten().bincount().max() < 0.4 * labels.numel()
     assert accuracy > 0.75, accuracy

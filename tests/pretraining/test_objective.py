@@ -8,7 +8,6 @@ from wesp_lap.pretraining.objective import (
     ObjectiveSettings,
     PredictionHead,
     feature_penalty,
-    majority_share,
     predict,
 )
 
@@ -94,11 +93,9 @@ def test_a_frame_of_zeros_makes_no_nan():
     assert torch.isfinite(frames.grad).all()
 
 
-def test_penalty_and_majority():
+def test_penalty():
     assert feature_penalty(torch.tensor([[[1.0, 2.0], [3.0, -4.0]]])).item() == 7.5
     assert feature_penalty(torch.full((4,), 300.0).half()).item() == 90_000  # no overflow
-    assert majority_share(torch.tensor([[3, 1, 3], [0, 3, 1]])) == 0.5
-    assert majority_share(torch.empty(0, dtype=torch.long)) == 0.0
 
 
 @pytest.mark.parametrize(

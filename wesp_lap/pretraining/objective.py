@@ -93,9 +93,3 @@ def predict(head: PredictionHead, frames: Tensor, labels: Tensor) -> Prediction:
 def feature_penalty(features: Tensor) -> Tensor:
     """Return the mean square of the convolutions' output (B, C, T), in float32."""
     return features.float().square().mean()
-
-
-def majority_share(labels: Tensor) -> float:
-    """Return the share of the most frequent label: the accuracy of one who always says it."""
-    counts = torch.bincount(labels.flatten())
-    return float(counts.max()) / labels.numel() if labels.numel() else 0.0
