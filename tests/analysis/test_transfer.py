@@ -43,6 +43,30 @@ def test_list_and_method_are_chosen_by_name(cells):
     assert read_transfer_grid(cells, method="asnorm").eer["vox1", "cn1"] == 7.5
 
 
+def write_methods(cells, names):
+    """Give cells (by row and column) a result by cosine under every name, 1 to n per cent."""
+    for (row, column), methods in names.items():
+        path = cells / row / column / "results.tsv"
+        lines = [f"O\t{method}\t{eer}" for eer, method in enumerate(methods, 1)]
+        path.write_text("\n".join(["trials\tmethod\teer", *lines]) + "\n")
+
+
+def test_a_method_without_phase_is_that_of_the_last_phase(cells):
+    write_methods(cells, {cell: ["frozen cosine", "joint cosine", "joint asnorm"] for cell in EER})
+    assert read_transfer_grid(cells).eer["vox1", "cn1"] == 2
+    assert read_transfer_grid(cells, method="frozen cosine").eer["vox1", "cn1"] == 1
+    write_methods(cells, {cell: ["untrained cosine", "cosine", "joint cosine"] for cell in EER})
+    assert read_transfer_grid(cells).eer["vox1", "cn1"] == 2
+
+
+def test_cells_that_end_in_different_phases_are_not_compared(cells):
+    write_methods(cells, {cell: ["frozen cosine", "joint cosine"] for cell in EER})
+    write_methods(cells, {("vox1", "cn1"): ["frozen cosine"]})
+    with pytest.raises(DataError, match=r"joint cosine .*frozen cosine .*vox1/cn1.*name one"):
+        read_transfer_grid(cells)
+    assert read_transfer_grid(cells, method="frozen cosine").eer["vox1", "cn1"] == 1
+
+
 def test_the_command_prints_and_plots(cells, tmp_path):
     table = make_transfer_grid(cells, tmp_path, "public", None, "cosine").splitlines()
     assert [cell.strip() for cell in table[3].split("|")[1:-1]] == [

@@ -72,7 +72,8 @@ def read_transfer_grid(
         cells: Folder of the cells.
         baseline: Row to compare with.
         trials: Trial list to take; the first one of each file by default.
-        method: Method to take, as the results name it.
+        method: Method to take: as the results name it, or without the phase before it; then that of
+            the last phase, which must be the same one in all cells.
 
     Raises:
         DataError: no cells, holes in the grid, or files without such a line; all at once.
@@ -83,29 +84,38 @@ def read_transfer_grid(
     rows = list(dict.fromkeys(path.parts[-3] for path in files))
     columns = list(dict.fromkeys(path.parts[-2] for path in files))
     eer: dict[tuple[str, str], float] = {}
+    taken: dict[str, Path] = {}
     problems = []
     for row in rows:
         for column in columns:
             path = Path(cells) / row / column / "results.tsv"
-            value = _eer(path, trials, method) if path.is_file() else "missing"
-            if isinstance(value, str):
-                problems.append(f"{path}: {value}")
+            found = _result(path, trials, method) if path.is_file() else "missing"
+            if isinstance(found, str):
+                problems.append(f"{path}: {found}")
             else:
-                eer[row, column] = value
+                name, eer[row, column] = found
+                taken.setdefault(name, path)
     raise_problems("cells of the grid without result", problems, "Finish these experiments.")
+    if len(taken) > 1:
+        ends = ", ".join(f"{name} ({path})" for name, path in taken.items())
+        raise DataError(f"--method {method} is another one in some cells: {ends}; name one of them")
     if baseline is not None and baseline not in rows:
         raise DataError(f"--baseline {baseline}: no such row; rows: {', '.join(rows)}")
     ordered = sorted(rows, key=lambda row: (row != baseline, row))
     return TransferGrid(ordered, sorted(columns), eer, baseline)
 
 
-def _eer(path: Path, trials: str | None, method: str) -> float | str:
-    """Return the EER of a results file, or what is wrong with it."""
+def _result(path: Path, trials: str | None, method: str) -> tuple[str, float] | str:
+    """Return method and EER of a results file, or what is wrong with it."""
     with path.open(encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream, delimiter="\t"))
-    for line in lines:
-        if line.get("method") == method and trials in (None, line.get("trials")):
-            return float(line["eer"])
+    chosen = trials or (lines[0].get("trials") if lines else None)
+    named = [(line.get("method", ""), line) for line in lines if line.get("trials") == chosen]
+    found = [one for one in named if one[0] == method]
+    found = found or [one for one in named if one[0].endswith(f" {method}")]
+    if found:
+        name, line = found[-1]
+        return name, float(line["eer"])
     known = sorted({f"{line.get('trials')} {line.get('method')}" for line in lines})
     return f"no line '{trials or 'any list'} {method}'; there are: {', '.join(known) or 'none'}"
 

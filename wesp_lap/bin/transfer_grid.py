@@ -20,7 +20,8 @@ def main(
         out: Where the table and the heat map go.
         baseline: Encoder that the others are compared with: gain in per cent of its error rate.
         trials: Trial list; the first one of each experiment by default.
-        method: Method of the results: cosine, asnorm, qmf, or with the phase before it.
+        method: Method of the results: cosine, asnorm, qmf of the last phase, or with a phase before
+            it, such as "joint cosine".
     """
     print(make_transfer_grid(cells, out, baseline, trials, method))
 
