@@ -109,7 +109,7 @@ choose_processes() {
 # $phase_list, $next_list and $overrides (arrays), $train_dir, $eval_dir, $system, $nproc,
 # $num_gpus.
 begin_recipe() {
-  local known word
+  local known word before ready=' '
   one_phase=false
   config=$(find_config "$config") || exit 2
   known=$(run list_phases --config "$config") || exit 1
@@ -124,21 +124,28 @@ begin_recipe() {
     all) phase_list=("${known_phases[@]}") ;;
     *) read -ra phase_list <<<"$phases" ;;
   esac
+  [ "${#phase_list[@]}" -gt 0 ] || refuse "--phases is empty; name phases of $config"
   if [ "$next_phases" = rest ]; then
     known=" ${known_phases[*]} "
-    read -ra next_list <<<"${known#*" ${phase_list[-1]-} "}"
+    read -ra next_list <<<"${known#*" ${phase_list[-1]} "}"
   else
     read -ra next_list <<<"$next_phases"
   fi
-  [ "${#phase_list[@]}" -gt 0 ] || refuse "--phases is empty; name phases of $config"
   for word in "${phase_list[@]}" ${next_list[@]+"${next_list[@]}"}; do
     [[ " ${known_phases[*]} " == *" $word "* ]] ||
       refuse "no phase '$word' in $config; its phases: ${known_phases[*]}"
+    before=$(phase_before "$word")
+    if [ "$stop_stage" -ge 3 ] && [ -n "$before" ] && [[ $ready != *" $before "* ]] &&
+      [ ! -e "$exp_dir/$before/final" ] && [ ! -e "$exp_dir/$word/final" ]; then
+      refuse "phase '$word' starts from '$before', which $exp_dir does not have: name it before" \
+        "'$word' in --phases"
+    fi
+    ready+="$word "
   done
   system=$exp_dir/${phase_list[-1]}
   data=${data:-$exp_dir/data}
   train_dir=$data/train eval_dir=$data/eval
-  read -ra overrides <<<"$train_options"
+  read -ra overrides <<<"${train_options//$'\n'/ }"
   [ -z "$frontend" ] || overrides+=(--frontend.config null --frontend.weights "$frontend")
   [ -z "$backend" ] || overrides+=(--backend.name "$backend")
   choose_processes

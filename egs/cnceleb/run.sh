@@ -26,6 +26,7 @@ stage=0                              # first stage to run
 stop_stage=10                        # last stage to run
 cnceleb1=                            # CN-Celeb1
 cnceleb2=                            # CN-Celeb2, or empty for none
+data_options=                        # options of local/prepare_data.py: "--exclude FILE"
 musan=                               # MUSAN
 rirs=                                # RIRS_NOISES
 download=                            # folder for the downloads of stage -1, and to find them later
@@ -88,8 +89,9 @@ if run_stage 0 "checks"; then
 fi
 if run_stage 1 "data directories"; then
   if [ -n "$cnceleb1" ]; then
+    # shellcheck disable=SC2086  # several words are meant
     "$PYTHON" "$here/local/prepare_data.py" --out "$data/$corpus" --cnceleb1 "$cnceleb1" \
-      ${cnceleb2:+--cnceleb2 "$cnceleb2"} --nj "$nj"
+      ${cnceleb2:+--cnceleb2 "$cnceleb2"} --nj "$nj" $data_options
   elif [ ! -f "$train/wav.scp" ] || [ ! -f "$eval/wav.scp" ]; then
     refuse "give --cnceleb1, or a --data that has $corpus/train and $corpus/eval"
   fi

@@ -58,6 +58,9 @@ fi
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
 . "$here/../../tools/pretrain_stages.sh"
+if [ -n "$download" ]; then
+  cnceleb1=${cnceleb1:-$download/cnceleb1} cnceleb2=${cnceleb2:-$download/cnceleb2}
+fi
 corpus_name=cnceleb1
 [ -z "$cnceleb2" ] || corpus_name=cnceleb1_2
 data=${data:-$exp_dir/data}

@@ -75,7 +75,8 @@ if run_stage -1 "download"; then
   run download --out "${download:?give --download DIR}" --corpora librispeech
 fi
 if run_stage 0 "checks"; then
-  [ -z "$librispeech" ] || [ -e "$librispeech" ] || refuse "--librispeech $librispeech: no such file or folder"
+  [ -z "$librispeech" ] || [ -e "$librispeech" ] ||
+    refuse "--librispeech $librispeech: no such file or folder"
   stage_checks
 fi
 # The epoch is chosen on trials of the validation speakers. Options of the user come after.

@@ -8,9 +8,14 @@
 #       --exp_dir DIR
 #       on Kaldi data directories
 #
-# Stages: 1 data directories, 2 shards and noise bank, 3 self-pre-training (clusters, labels and
-# masked prediction, twice) and training of --phases, 4 average and extraction, 5 cosine scores, 6 AS-norm, 7 calibration, 8 export, 9 --next_phases, each with the
-# stages 4 to 8 of its own, 10 report. A second run skips what is done.
+# Stages:
+#    1  data directories            2  shards and noise bank
+#    3  self-pre-training (clusters, labels and masked prediction, twice), training of --phases
+#    4  average and extraction      5  cosine scores
+#    6  AS-norm                     7  calibration
+#    8  export                      9  --next_phases, each with the stages 4 to 8 of its own
+#   10  report
+# A second run skips what is done.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -27,10 +27,11 @@ stop_stage=10                        # last stage to run
 vox1=                                # folders or archives of VoxCeleb1, with commas between them
 vox2=                                # folders or archives of VoxCeleb2, with commas between them
 trials=                              # trial lists, with commas between them
+data_options=                        # options of local/prepare_data.py: "--vox2_test_speakers FILE"
 musan=                               # MUSAN
 rirs=                                # RIRS_NOISES
 download=                            # folder for the downloads of stage -1, and to find them later
-train_set=vox2_dev                   # what is trained on: vox2_dev, or vox1_dev (tests on 40 speakers)
+train_set=vox2_dev                   # trained on: vox2_dev, or vox1_dev (tests on 40 speakers)
 exp_dir=                             # results and one folder per phase are written here
 data=                                # data directories, shards, noise bank; empty: EXP_DIR/data
 config=lap/wavlm_base_plus_lap       # settings: a YAML file, or its name below conf/
@@ -75,9 +76,10 @@ train=$data/$train_set eval=$data/$eval_set
 train_dir=$data/train_$train_set eval_dir=$data/eval_$eval_set
 
 # The trial lists that stage 1 has written, or that a data folder of WeSpeaker's holds: the known
-# ones first, then others.
+# ones first, then others. Where no corpus is given, --trials are lists on the data that are there.
 find_trials() {
   local path folder
+  [ -z "$trials" ] || [ -n "$vox1$vox2" ] || return 0
   for folder in "$data/trials" "$data/vox1/trials"; do
     trials=
     for path in "$folder"/vox1_{O,E,H}_cleaned.kaldi "$folder"/*.kaldi; do
@@ -104,8 +106,9 @@ if run_stage 0 "checks"; then
 fi
 if run_stage 1 "data directories"; then
   if [ -n "$vox1$vox2" ]; then
+    # shellcheck disable=SC2086  # several words are meant
     "$PYTHON" "$here/local/prepare_data.py" --out "$data" ${vox1:+--vox1 "$vox1"} \
-      ${vox2:+--vox2 "$vox2"} ${trials:+--trials "$trials"}
+      ${vox2:+--vox2 "$vox2"} ${trials:+--trials "$trials"} $data_options
   elif [ ! -f "$train/wav.scp" ] || [ ! -f "$eval/wav.scp" ]; then
     refuse "give --vox1 and --vox2, or a --data that has $train_set and $eval_set"
   fi

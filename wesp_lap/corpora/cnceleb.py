@@ -219,7 +219,10 @@ def _report(folder: Path, faults: Mapping[str, str], left_out: Mapping[str, str]
     else:
         table.unlink(missing_ok=True)
     if faults:
-        mend = f"Fetch them again, or leave them out: --exclude {table}"
+        mend = (
+            f"Fetch them again, or leave them out: --exclude {table}, for which run.sh has "
+            "--data_options"
+        )
         title = f"{folder}: training files that cannot be used, all listed in {table}"
         raise DataError(problem_list(title, list(faults.values()), mend))
 
