@@ -115,12 +115,12 @@ def tiny_pretraining() -> dict[str, object]:
     }
 
 
-def run_recipe(recipe: str, *words: object) -> subprocess.CompletedProcess:
-    """Run ``egs/RECIPE/run.sh`` with this interpreter; output and errors come back together."""
+def run_recipe(recipe: str, *words: object, script: str = "run.sh") -> subprocess.CompletedProcess:
+    """Run ``egs/RECIPE/SCRIPT`` with this interpreter; output and errors come back together."""
     environment = {**os.environ, "PYTHON": sys.executable}
     environment.pop("OMP_NUM_THREADS", None)
     return subprocess.run(
-        ["bash", str(ROOT / "egs" / recipe / "run.sh"), *map(str, words)],
+        ["bash", str(ROOT / "egs" / recipe / script), *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

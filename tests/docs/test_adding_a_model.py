@@ -94,7 +94,8 @@ def test_the_yaml_trains_and_the_model_loads_again(
 ) -> None:
     make_shards(tiny_corpus.data, tmp_path / "shards", tmp_path / "shard.list")
     options = {**SMALL, "data.shards": str(tmp_path / "shard.list")}
-    assert load_settings(phase, options, "frozen").backend.options == {"embed_dim": 64, "dropout": 0.1}
+    settings = load_settings(phase, options, "frozen")
+    assert settings.backend.options == {"embed_dim": 64, "dropout": 0.1}
     train(str(phase), str(tmp_path / "exp"), phase="frozen", **options)
     model = SpeakerModel.from_pretrained(tmp_path / "exp" / "final")
     assert isinstance(model.backend, registered)

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import run_recipe
 
+from wesp_lap.files import read_json
 from wesp_lap.kaldi.tables import read_table
+from wesp_lap.tensors import load_tensors
 
 STAGES = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
 PHASES = ["frozen", "joint", "large_margin"]
@@ -153,3 +156,35 @@ def test_an_empty_corpus_is_named(tmp_path):
     done = run_recipe("voxceleb", *words, f"--exp_dir={tmp_path / 'exp'}")
     assert done.returncode != 0 and str(tmp_path / "vox") in done.stdout
     assert "stage 1 (data directories) failed" in done.stdout
+
+
+@pytest.mark.slow
+def test_self_pre_training_and_its_control(
+    voxceleb_run, tiny_config, tiny_pretrain_config, tmp_path
+):
+    """From prepared data: both iterations, fine-tuning with the encoder and from random weights."""
+    exp_dir = tmp_path / "with a space"
+    options = "--top_n 3 --num_pairs 60 --utterances_per_shard 8"
+    words = [
+        f"--data={voxceleb_run[0] / 'data'}",
+        f"--exp_dir={exp_dir}",
+        *(f"--config={tiny_config}", f"--random_config={tiny_config}"),
+        *(f"--pretrain_config={tiny_pretrain_config}", "--num_clusters=8 8"),
+        *("--label_layer=1", "--fraction=1.0", "--nproc=1", "--nj=1"),
+        *("--controls=random", "--baseline=random", "--next_phases=", f"--run_options={options}"),
+    ]
+    done = run_recipe("voxceleb", "--stage=3", *words, script="run_pretrain.sh")
+    assert done.returncode == 0, done.stdout[-3000:]
+    for iteration, rate in (("iteration_1", 100), ("iteration_2", 50)):
+        folder = exp_dir / "pretraining" / iteration
+        assert read_json(folder / "labels/labels.json")["rate"] == rate
+    lines = [line.split("\t") for line in (exp_dir / "grid.tsv").read_text().splitlines()]
+    assert [line[:2] for line in lines[1:]] == [
+        ["random", "vox2_dev"],
+        ["self_pretrained", "vox2_dev"],
+    ]
+    assert (exp_dir / "grid.png").is_file()
+    name = "frontend.model.encoder.layers.0.attention.q_proj.weight"
+    tuned = exp_dir / "tuned/self_pretrained/vox2_dev/frozen/model/model.safetensors"
+    encoder = load_tensors(exp_dir / "pretraining/iteration_2/encoder/model.safetensors")
+    torch.testing.assert_close(load_tensors(tuned)[name], encoder[name.split("model.", 1)[1]])
