@@ -8,7 +8,7 @@ import pytest
 
 from wesp_lap.analysis.report import (
     Row,
-    load_systems,
+    load_scored,
     named_folders,
     results_rows,
     results_table,
@@ -18,6 +18,7 @@ from wesp_lap.analysis.report import (
 )
 from wesp_lap.bin import report
 from wesp_lap.errors import ConfigError, DataError
+from wesp_lap.scoring.labelled import as_systems
 
 # Targets at ranks 1, 2, 4 and 6 of 8. At threshold .6 one of 4 targets is missed and one of 4
 # nontargets accepted: EER 25 %. No false alarm and two misses cost 2/4 of rejecting all.
@@ -79,7 +80,7 @@ def phase(tmp_path):
 def test_rows_hold_the_worked_values_in_the_order_of_the_methods(tmp_path, scores):
     trials = [tmp_path / "data" / "easy", "hard"]
     files = score_files(trials, {"untrained ": tmp_path / "untrained", "": scores})
-    rows = results_rows(load_systems(files))
+    rows = results_rows(as_systems(load_scored(files)))
     assert [(row.trials, row.method) for row in rows] == [
         ("easy", "cosine"),
         ("easy", "asnorm"),
@@ -123,7 +124,7 @@ def test_the_table_is_aligned_markdown():
 
 
 def test_the_page_shows_results_curves_training_and_environment(tmp_path, scores, phase):
-    systems = load_systems(score_files(["easy", "hard"], {"": scores}))
+    systems = as_systems(load_scored(score_files(["easy", "hard"], {"": scores})))
     rows = results_rows(systems)
     page = write_page(tmp_path / "out", rows, systems, [phase], "A note.")
     text = page.read_text()
@@ -141,7 +142,7 @@ def test_the_page_shows_the_validations_of_a_phase(tmp_path, scores, phase):
     with open(phase / "metrics.jsonl", "a") as stream:
         for epoch, eer in enumerate([50.0, 9.25, 9.5]):
             stream.write(json.dumps({"epoch": epoch, "validation": {"eer": eer}}) + "\n")
-    systems = load_systems(score_files(["easy"], {"": scores}))
+    systems = as_systems(load_scored(score_files(["easy"], {"": scores})))
     text = write_page(tmp_path / "out", results_rows(systems), systems, [phase]).read_text()
     assert "utt/s | validation EER % (best) |" in text
     assert "| 1_frozen | 3 | 2.5 min | 4.000 | 50.0 % | 20 | 9.50 (9.25) |" in text

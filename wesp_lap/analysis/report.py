@@ -15,7 +15,7 @@ from wesp_lap.analysis.training_log import read_training_log, read_validations
 from wesp_lap.analysis.training_plot import plot_training
 from wesp_lap.errors import ConfigError, raise_problems
 from wesp_lap.files import PathLike, atomic_write
-from wesp_lap.scoring.labelled import Scored, Systems, as_systems, read_labelled_scores
+from wesp_lap.scoring.labelled import Scored, Systems, read_labelled_scores
 from wesp_lap.scoring.measure import Maps, Measures, measure_systems
 from wesp_lap.scoring.report import evaluate_systems, report_table
 
@@ -123,11 +123,6 @@ def results_table(rows: Sequence[Row]) -> str:
 def load_scored(files: Mapping[str, Path]) -> Scored:
     """Read score files under the names of ``score_files``."""
     return {name: read_labelled_scores(path) for name, path in files.items()}
-
-
-def load_systems(files: Mapping[str, Path]) -> Systems:
-    """Read scores and labels under the names of ``score_files``."""
-    return as_systems(load_scored(files))
 
 
 def details_table(scored: Scored, measures: Measures, maps: Maps) -> str:
