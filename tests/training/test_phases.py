@@ -1,6 +1,7 @@
 """Phases in a row: what is frozen, what is handed on, what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -182,6 +183,25 @@ def test_a_phase_does_not_go_on_with_other_data_or_another_start(
 def test_what_cannot_work_is_named_before_training(make_settings, tmp_path, changes, message):
     with pytest.raises((ConfigError, DataError), match=message):
         train(make_settings(**changes), tmp_path)
+
+
+def test_weights_of_the_frontend_count_by_content_wherever_they_lie(
+    make_settings, tmp_path, tiny_model_settings
+):
+    """As an experiment that is copied with the encoder that was pre-trained in it."""
+    from wesp_lap.frontends.transformer import TransformerFrontend
+
+    def settings(name):
+        return make_settings(frontend={"config": None, "weights": str(tmp_path / name)})
+
+    for name in ("one", "another"):
+        config = tiny_model_settings["frontend"]["config"]
+        TransformerFrontend(config=config).model.save_pretrained(tmp_path / name)
+    train(settings("one"), tmp_path / "exp")
+    shutil.copytree(tmp_path / "one", tmp_path / "copy", copy_function=shutil.copyfile)
+    train(settings("copy"), tmp_path / "exp")
+    with pytest.raises(ConfigError, match=r"other content of frontend\.weights"):
+        train(settings("another"), tmp_path / "exp")
 
 
 def test_a_frontend_from_weights_trains_and_goes_on_without_them(

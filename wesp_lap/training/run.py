@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from wesp_lap.data.index import Utterances, load_utterances
 from wesp_lap.data.noise_bank import NoiseBank
 from wesp_lap.data.stream import SampleStream, make_stream
-from wesp_lap.files import PathLike, dates_digest
+from wesp_lap.files import PathLike, sha256
 from wesp_lap.log import get_logger
 from wesp_lap.training.classification import SpeakerTask
 from wesp_lap.training.distributed import Process, process_group
@@ -43,6 +44,8 @@ _FREE_SETTINGS = (
     ("validation", "trials_list"),
     ("training", "keep_best"),
 )
+_LOCAL_WEIGHTS = ("frontend", "weights")
+_WEIGHT_FILES = (".json", ".safetensors", ".bin")
 
 
 def train(settings: TrainSettings, exp_dir: PathLike) -> bool:
@@ -69,7 +72,9 @@ def _train(
     before = start_checkpoint(settings).parent.parent if settings.init_from is not None else None
     split = split_utterances(settings.validation, utterances, settings.data.access, before)
     others = {VALIDATION_FILE: split.record}
-    record.keep(settings, _origin(settings, utterances, split), _FREE_SETTINGS, others)
+    local = _local_weights(settings) is not None
+    free = (*_FREE_SETTINGS, _LOCAL_WEIGHTS) if local else _FREE_SETTINGS
+    record.keep(settings, _origin(settings, utterances, split), free, others)
     if record.is_finished():
         return True
     torch.manual_seed(settings.seed)
@@ -97,16 +102,28 @@ def _train(
 
 def _origin(settings: TrainSettings, utterances: Utterances, split: Split) -> dict[str, str | None]:
     bank = settings.data.noise_bank if settings.data.augment.noise_prob > 0 else None
-    weights = Path(str(settings.frontend.options.get("weights")))
     # A later phase takes the frontend's weights from the one before it.
-    local = weights.is_dir() and settings.init_from is None
+    weights = _local_weights(settings) if settings.init_from is None else None
     return {
         "shards": utterances.digest(),
         "noise_bank": NoiseBank(bank).digest() if bank is not None else None,
-        "frontend.weights": dates_digest(sorted(weights.iterdir())) if local else None,
+        "frontend.weights": _digest(weights) if weights is not None else None,
         "init_from": starting_point(settings),
         "validation": split.digest(),
     }
+
+
+def _local_weights(settings: TrainSettings) -> Path | None:
+    """Return the folder of the frontend's weights, None for those of the hub or none."""
+    folder = Path(str(settings.frontend.options.get("weights")))
+    return folder if folder.is_dir() else None
+
+
+def _digest(weights: Path) -> str:
+    """Return a digest of what a folder of weights holds, wherever it lies."""
+    files = sorted(path for path in weights.iterdir() if path.suffix in _WEIGHT_FILES)
+    contents = [(path.name, sha256(path)) for path in files]
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 def _describe(phase: Phase, stream: SampleStream, split: Split, process: Process) -> None:
