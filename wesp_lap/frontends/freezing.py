@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -81,7 +82,32 @@ def recompute_activations(model: Any) -> None:
     # The library's older name for it is the only one in its earlier versions.
     name = "activation_checkpointing_enable"
     enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})  # the other way takes many times the memory with WavLM
+    # The other way takes many times the memory with WavLM.
+    options: dict[str, Any] = {"use_reentrant": False}
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        options["context_fn"] = lambda: (contextlib.nullcontext(), _CountedBefore(model))
+    enable(options)
+
+
+class _CountedBefore(contextlib.AbstractContextManager[None]):
+    """Inside, batch norms in training mode leave their running statistics as they are.
+
+    What is computed again has been counted in them the first time.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._momenta: dict[_BatchNorm, float | None] = {}
+
+    def __enter__(self) -> None:
+        norms = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
+        self._momenta = {norm: norm.momentum for norm in norms}
+        for norm in norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *exception: object) -> None:
+        for norm, momentum in self._momenta.items():
+            norm.momentum = momentum
 
 
 def recompute_in_evaluation_mode(layers: Iterable[nn.Module]) -> None:
