@@ -5,7 +5,7 @@
         [--max_lr 1e-3] [--backends lap_astp,mhfa] [--seeds 1,2,3]
 
 DIR are Kaldi data directories. Every backend is trained with the small frontend and the phases of
-egs/mini/conf. The frontend starts with random weights or, with --start_from, with those of a
+egs/mini/conf/mini.yaml. The frontend starts with random weights or, with --start_from, with those of a
 SpeakerModel directory, so that backends are compared as they are used, on a frontend that has
 learnt something. Seeds change initial weights, crops, augmentation and dropout. Scores are cosines
 after the mean of the training set is subtracted. Printed are, for each backend, the EER of each
@@ -138,9 +138,9 @@ def _train(options: argparse.Namespace, out: Path, folder: Path, backend: str, s
             more += ["--training.epochs", options.joint_epochs]
             more += ["--margin.ramp_epochs", options.joint_epochs / 2]
             more += ["--lr_schedule.max_lr", options.max_lr]
-        config = ROOT / "egs/mini/conf" / f"{phase}.yaml"
+        settings = ("--config", ROOT / "egs/mini/conf/mini.yaml", "--phase", phase)
         _command(
-            *("train", "--config", config, "--exp_dir", folder / phase, *words, *more),
+            *("train", *settings, "--exp_dir", folder / phase, *words, *more),
             threads=options.threads,
         )
     return time.perf_counter() - started
