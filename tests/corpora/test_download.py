@@ -344,6 +344,28 @@ def test_credentials_come_from_the_environment(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+def test_secrets_go_to_the_mirror_or_to_who_asks_for_them(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("WESP_LAP_USER", "me")
+
+    def shown(folder, mirror, refused):
+        """Return which addresses were asked, and whether they saw the password."""
+        server.requests.clear()
+        files = (File("a.bin", (f"{server.url}/publisher",), MD5),)
+        catalogue = {"one": Release(files, 1, refused=refused)}
+        download(tmp_path / folder, ["one"], mirror, catalogue=catalogue)
+        return ["Authorization" in request for request in server.requests]
+
+    assert shown("free", None, "") == [False]
+    assert shown("on request", None, "ask them") == [True]
+    assert shown("mirror", f"{server.url}/mirror", "") == [True]
+    # The mirror of one corpus does not have another, which everybody may fetch.
+    server.answers = [404]
+    assert shown("elsewhere", f"{server.url}/mirror", "") == [True, False]
+    server.answers = [404]
+    with pytest.raises(DataError, match="ask them"):
+        shown("nowhere", f"{server.url}/mirror", "ask them")
+
+
 def test_patterns_choose_files():
     names = [file.name for _, file in choose(["librispeech"], ["dev-*", "test-*"])]
     assert names == [

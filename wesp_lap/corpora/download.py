@@ -20,6 +20,7 @@ from wesp_lap.corpora.parts import JoinedFile
 from wesp_lap.corpora.server import NotServedError, Remote
 from wesp_lap.errors import ConfigError, DataError, raise_problems
 from wesp_lap.files import PathLike, Stamp
+from wesp_lap.log import get_logger
 
 MIRROR, USER, PASSWORD, HEADER = (
     f"WESP_LAP_{name}" for name in ("MIRROR", "USER", "PASSWORD", "HEADER")
@@ -44,7 +45,8 @@ def download(
         out: folder for all corpora.
         corpora: names of the catalogue.
         mirror: address of a folder with the files, or with ``{file}`` in the place of their names;
-            by default what the environment variable WESP_LAP_MIRROR says, or else the publishers'.
+            by default what the environment variable WESP_LAP_MIRROR says. Without one, and for
+            free corpora that it does not have, the publishers are asked.
         only: patterns such as ``dev-*``; other files are left out.
         jobs: files at a time.
         catalogue: what there is.
@@ -70,8 +72,8 @@ def download(
         corpus, file = item
         try:
             place = folder / corpus
-            refused = catalogue[corpus].refused
-            return place / file.name, _fetch(file, place, mirror, headers, refused, sleep)
+            servers = _servers(file, catalogue[corpus], mirror, headers)
+            return place / file.name, _fetch(file, place, servers, catalogue[corpus].refused, sleep)
         except DataError as error:
             return error
 
@@ -116,17 +118,30 @@ def credentials() -> dict[str, str]:
     return headers
 
 
+def _servers(
+    file: File, release: Release, mirror: str | None, headers: Mapping[str, str]
+) -> list[tuple[str, Mapping[str, str]]]:
+    """Return addresses to ask for a file, in turn, and what each of them gets to see.
+
+    Secrets are for the mirror, or for publishers who give a corpus on request: not for servers that
+    anybody may read. What everybody may have need not be on the mirror of something else.
+    """
+    asks = bool(release.refused)
+    publishers = [(base, headers if asks and not mirror else {}) for base in file.bases]
+    if not mirror:
+        return publishers
+    return [(mirror, headers), *([] if asks else publishers)]
+
+
 def _fetch(
     file: File,
     folder: Path,
-    mirror: str | None,
-    headers: Mapping[str, str],
+    servers: Sequence[tuple[str, Mapping[str, str]]],
     refused: str,
     sleep: Callable[[float], None],
 ) -> str | None:
-    """Fetch from the mirror, or from the first publisher's server that has the file."""
-    bases = (mirror,) if mirror else file.bases
-    for number, base in enumerate(bases, 1):
+    """Fetch from the first server that has the file."""
+    for number, (base, headers) in enumerate(servers, 1):
         if "{file}" in base:
             url = base.replace("{file}", file.name)
         else:
@@ -134,9 +149,10 @@ def _fetch(
         remote = Remote(url, file.name, file.md5, file.size, headers, refused)
         try:
             return fetch(remote, folder, sleep)
-        except NotServedError:
-            if number == len(bases):
+        except NotServedError as error:
+            if number == len(servers):
                 raise
+            get_logger().info("%s; asking the next server", error)
     raise DataError(f"{file.name}: no address is known")
 
 
