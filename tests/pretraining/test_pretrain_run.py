@@ -291,6 +291,22 @@ def test_wrong_settings_are_named(pretrain_settings, changes, message):
         pretrain_settings(**changes)
 
 
+@pytest.mark.parametrize("warmup, warned", [(5, False), (6, True)])
+def test_a_warm_up_that_training_does_not_outlast_is_named(
+    pretrain_settings, tmp_path, warmup, warned
+):
+    sampling = {"epoch_steps": 6}
+    settings = pretrain_settings(
+        data={"sampling": sampling},
+        lr_schedule={"warmup_steps": warmup},
+        training={"epochs": 1},
+        validation={"share": 0.0},
+    )
+    pretrain(settings, tmp_path)
+    log = (tmp_path / "train.log").read_text()
+    assert ("rises for 6 updates, but training ends after 6" in log) == warned
+
+
 def test_crops_that_masks_would_fill_are_refused(pretrain_settings, tmp_path):
     settings = pretrain_settings(masking={"length": 30})
     with pytest.raises(ConfigError, match=r"masks of 30 frames need crops of at least 0\.62"):

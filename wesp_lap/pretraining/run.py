@@ -231,3 +231,11 @@ def _describe(
         process.world_size,
         process.device.type,
     )
+    warmup = state.settings.lr_schedule.options.get("warmup_steps") or 0
+    if warmup >= steps * epochs:
+        get_logger().warning(
+            "lr_schedule.warmup_steps: the learning rate rises for %d updates, but training ends "
+            "after %d; lower it, or raise training.epochs",
+            warmup,
+            steps * epochs,
+        )
