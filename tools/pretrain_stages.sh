@@ -9,10 +9,10 @@
 #   fraction         share of the utterances that clusters are learnt from
 #   pretrain_options further "--section.key value" words for pre-training
 #
-# and train_dir (with shard.list), nj, nproc and those of tools/stages.sh, which must be sourced
-# before; run_pretraining and what it calls also take config, random_config, public_config,
-# controls, baseline, corpus_words (array) and corpus_name. Functions skip what is done and was made
-# from the same input.
+# and train_dir (with shard.list), data, musan, rirs (for noise), nj, nproc and those of
+# tools/stages.sh, which must be sourced before; run_pretraining and what it calls also take config,
+# random_config, public_config, controls, baseline, corpus_words (array) and corpus_name. Functions
+# skip what is done and was made from the same input.
 
 # The folder of the encoder that phase $1 has trained.
 encoder_of() { printf '%s/%s/encoder' "$pretrain_dir" "$1"; }
@@ -54,6 +54,9 @@ pretrain_encoder() {
   local folder=$pretrain_dir/$phase
   local -a words=(wesp_lap.bin.pretrain --config "$pretrain_config" --phase "$phase")
   words+=(--exp_dir "$folder" --labels "$folder/labels" --data.shards "$train_dir/shard.list")
+  if [ -n "$musan" ] && [ -n "$rirs" ]; then
+    words+=(--data.noise_bank "$data/noise_bank") # for mixing.noise_prob
+  fi
   words+=(${pretrain_overrides[@]+"${pretrain_overrides[@]}"})
   if [ -e "$folder/final" ]; then # it is done, or says what has changed since
     WORLD_SIZE=1 "$PYTHON" -m "${words[@]}"
@@ -99,6 +102,11 @@ check_pretraining() {
   local name
   for name in self_pretrained $controls; do check_phases "$(settings_of "$name")"; done
   recipe_stage 0
+  log "  settings of pre-training:"
+  local -a words=(--exp_dir "$exp_dir" --data "$data" --nproc "$nproc")
+  [ -z "$musan" ] || [ -z "$rirs" ] || words+=(--data.noise_bank "$data/noise_bank")
+  run preflight "${words[@]}" --pretrain_config "$pretrain_config" \
+    ${pretrain_overrides[@]+"${pretrain_overrides[@]}"}
   if [[ " $controls " == *" public "* ]]; then
     log "  settings of the public encoder:"
     run preflight --exp_dir "$exp_dir" --data "$data" --nproc "$nproc" \

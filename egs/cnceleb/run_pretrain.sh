@@ -60,6 +60,7 @@ fi
 . "$here/../../tools/pretrain_stages.sh"
 if [ -n "$download" ]; then
   cnceleb1=${cnceleb1:-$download/cnceleb1} cnceleb2=${cnceleb2:-$download/cnceleb2}
+  musan=${musan:-$download/musan} rirs=${rirs:-$download/rirs}
 fi
 corpus_name=cnceleb1
 [ -z "$cnceleb2" ] || corpus_name=cnceleb1_2

@@ -60,6 +60,9 @@ fi
 . "$here/../../tools/steps.sh"
 . "$here/../../tools/stages.sh"
 . "$here/../../tools/pretrain_stages.sh"
+if [ -n "$download" ]; then
+  musan=${musan:-$download/musan} rirs=${rirs:-$download/rirs}
+fi
 corpus_name=$train_set
 data=${data:-$exp_dir/data}
 train_dir=$data/train_$train_set

@@ -8,6 +8,7 @@ from wesp_lap.cli import run_command
 from wesp_lap.corpora.checks import format_checks, has_errors
 from wesp_lap.corpora.machine import check_folder
 from wesp_lap.corpora.preflight import Inputs, check_inputs
+from wesp_lap.pretraining import ready as pretraining
 from wesp_lap.training.ready import check_gpus, check_settings
 
 
@@ -16,6 +17,7 @@ def main(
     data: str | None = None,
     config: str | None = None,
     phases: list[str] | None = None,
+    pretrain_config: str | None = None,
     vox1: list[str] | None = None,
     vox2: list[str] | None = None,
     vox2_test_speakers: str | None = None,
@@ -31,13 +33,14 @@ def main(
 ) -> int:
     """Check corpora, lists, settings, weights, disk and machine; exit 1 when there are errors.
 
-    Any setting: --section.key value, as for training.
+    Any setting: --section.key value, as for training; without --config, as for pre-training.
 
     Args:
         exp_dir: Experiment directory of the run.
         data: Folder of the data directories and shards; EXP_DIR/data by default.
         config: YAML file with the settings.
         phases: Phases of the file that will be trained: NAME[,NAME...]; all by default.
+        pretrain_config: YAML file with the settings of self-pre-training.
         vox1: Folders or archives of VoxCeleb1: PATH[,PATH...].
         vox2: Folders or archives of VoxCeleb2: PATH[,PATH...].
         vox2_test_speakers: vox2_meta.csv or a list of the test speakers of VoxCeleb2.
@@ -67,6 +70,9 @@ def main(
     checks += check_inputs(inputs, folder)
     if config is not None:
         checks += check_settings(config, phases or (), overrides, nproc)
+    if pretrain_config is not None:
+        given = overrides if config is None else {}
+        checks += pretraining.check_settings(pretrain_config, (), given)
     checks += check_gpus(nproc)
     print(format_checks(checks))
     return int(has_errors(checks))
