@@ -77,7 +77,7 @@ fi
 [ -z "$frontend" ] || pretrain=false
 if $pretrain; then
   pretrain_dir=$exp_dir/pretraining pretrain_phases=all num_clusters="100 100"
-  label_layer=2 fraction=0.5
+  label_layer=2 fraction=0.2
   begin_pretraining
   overrides=(--frontend.config null --frontend.weights "$(encoder_of "${pretrain_list[-1]}")"
     ${overrides[@]+"${overrides[@]}"})
