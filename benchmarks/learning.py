@@ -5,8 +5,8 @@
         [--max_lr 1e-3] [--backends lap_astp,mhfa] [--seeds 1,2,3]
 
 DIR are Kaldi data directories. Every backend is trained with the small frontend and the phases of
-egs/mini/conf/mini.yaml. The frontend starts with random weights or, with --start_from, with those of a
-SpeakerModel directory, so that backends are compared as they are used, on a frontend that has
+egs/mini/conf/mini.yaml. The frontend starts with random weights or, with --start_from, with those
+of a SpeakerModel directory, so that backends are compared as they are used, on a frontend that has
 learnt something. Seeds change initial weights, crops, augmentation and dropout. Scores are cosines
 after the mean of the training set is subtracted. Printed are, for each backend, the EER of each
 seed with its 95 % interval over the speakers of the list, and mean and 95 % interval (Student's t)

@@ -42,9 +42,7 @@ pretrain_labels() {
     encoder=$(encoder_of "${pretrain_list[$1 - 1]}")
     source=(--features layer --model "$encoder" --layer "$label_layer")
   fi
-  # Threads that wait let go of their core, as in training.
-  OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} \
-    run learn_clusters --shards "$train_dir/shard.list" --out "$folder/clusters" "${source[@]}" \
+  run learn_clusters --shards "$train_dir/shard.list" --out "$folder/clusters" "${source[@]}" \
     --num_clusters "${cluster_list[$1]}" --fraction "$fraction" --nj "$nj"
   run make_labels --shards "$train_dir/shard.list" --clusters "$folder/clusters" \
     --out "$folder/labels" --nj "$nj"

@@ -210,13 +210,15 @@ def fit(frames: np.ndarray, settings: KMeansSettings) -> tuple[np.ndarray, dict[
 def _quietly(model: Any, frames: np.ndarray) -> None:
     """Fit without scikit-learn's warnings of fewer distinct frames than clusters.
 
-    Clusters without frames are counted and named afterwards.
+    Clusters without frames are counted and named afterwards. One thread: the products of a batch
+    are small, and threads that wait for each other took ten times as long on a busy machine.
     """
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(frames)
 
