@@ -29,6 +29,7 @@ from wesp_lap.coerce import from_mapping
 from wesp_lap.losses.margin_softmax import AamSoftmax
 from wesp_lap.model import ModelSettings, SpeakerModel
 from wesp_lap.training.checkpoint import CheckpointFolder, Moment
+from wesp_lap.training.checkpoint_files import speaker_content
 
 CLASSES = 3 * 5994
 SIZES = {
@@ -94,7 +95,8 @@ def save(folder: CheckpointFolder, number: int, parts: tuple) -> tuple[float, fl
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start, computed = time.perf_counter(), time.thread_time()
-    folder.save(Moment(number), *parts)
+    model, classifier, speakers, *rest = parts
+    folder.save(Moment(number), speaker_content(model, classifier, speakers), *rest)
     copied, busy = time.perf_counter(), time.thread_time() - computed
     assert folder.wait()
     return copied - start, busy, time.perf_counter() - copied
