@@ -8,6 +8,7 @@ annotations, and the function runs once everything on the command line has been 
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import inspect
 import os
@@ -25,6 +26,8 @@ from wesp_lap.errors import ConfigError, WespError
 from wesp_lap.log import set_up_logging
 
 _OTHER_RANKS_WAIT = 3.0
+# Not a fault of the program: the disk is full, over quota, read-only or broken.
+_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class _Bound:
@@ -59,6 +62,12 @@ def run_command(command: Callable[..., int | None], argv: Sequence[str] | None =
         _say(error)
         sys.exit(1)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _say(WespError(f"{where}{error.strerror}; make room or mend the disk, and run it again"))
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Commands as a user runs them: everything on the command line is understood before work starts."""
 
+import errno
 import json
 import os
 import subprocess
@@ -166,6 +167,22 @@ def test_exit_codes_of_errors_in_the_work(error, code, capsys):
     assert ended.value.code == code
     said = capsys.readouterr().err
     assert said == (f"error: {error}\n" if str(error) else "")
+
+
+def test_a_full_disk_is_one_sentence(capsys):
+    def command() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "exp/scores/O.score")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, [])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: exp/scores/O.score: No space left on device; make room")
+
+
+def test_other_faults_of_files_keep_their_traceback():
+    with pytest.raises(FileNotFoundError):
+        run_command(lambda: Path("no/such/file").read_text() and 0, [])
 
 
 def test_an_interrupt_is_no_traceback(capsys):
