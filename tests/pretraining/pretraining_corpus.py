@@ -75,3 +75,10 @@ def whole_labels(store: LabelStore, shards: Path) -> dict[str, np.ndarray]:
     return {
         utterances.key(row): store.labels(utterances.key(row)) for row in range(len(utterances))
     }
+
+
+def as_mask(indices: np.ndarray, frames: int) -> np.ndarray:
+    """Return what masked_frames has drawn as a bool array (B, T)."""
+    mask = np.zeros((len(indices), frames), dtype=bool)
+    np.put_along_axis(mask, indices, True, axis=1)
+    return mask

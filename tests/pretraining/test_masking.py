@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from pretraining_corpus import as_mask
 
-from wesp_lap.pretraining.masking import MaskSettings, as_mask, masked_frames
+from wesp_lap.pretraining.masking import MaskSettings, masked_frames
 from wesp_lap.seeding import generator
 
 

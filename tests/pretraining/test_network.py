@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from pretraining_corpus import as_mask
 from torch.nn.parallel import DistributedDataParallel
 
 from wesp_lap.coerce import Section
 from wesp_lap.frontends.transformer import TransformerFrontend
 from wesp_lap.pretraining.encoders import ENCODERS, build_encoder
-from wesp_lap.pretraining.masking import MaskSettings, as_mask, masked_frames
+from wesp_lap.pretraining.masking import MaskSettings, masked_frames
 from wesp_lap.pretraining.mixing import MixingSettings, mix_utterances
 from wesp_lap.pretraining.network import PretrainNetwork
 from wesp_lap.pretraining.objective import ObjectiveSettings, predict

@@ -70,13 +70,6 @@ def masked_frames(
     return _thinned(_covered(starts, settings.length), rng)
 
 
-def as_mask(indices: np.ndarray, frames: int) -> np.ndarray:
-    """Return what masked_frames has drawn as a bool array (B, T)."""
-    mask = np.zeros((len(indices), frames), dtype=bool)
-    np.put_along_axis(mask, indices, True, axis=1)
-    return mask
-
-
 def _covered(starts: np.ndarray, length: int) -> np.ndarray:
     """Return (B, T): the frames of all spans that begin at the starts (B, T - length)."""
     begun = np.pad(starts, ((0, 0), (0, length))).cumsum(axis=1)
